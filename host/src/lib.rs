@@ -7,7 +7,7 @@
 //! alone, so that the compiler reports what nothing uses.
 //!
 //! A module names none that names it, by whatever way: `cargo xtask lint` looks. From below:
-//! - what all name: `limits`, `files`, `watchdog`;
+//! - what all name: `limits`, `files`, `watchdog`, `requests`;
 //! - what nodes are and say to each other: `peer`, `ring`, `discovery`, `membership`, `rpc`;
 //! - who has which slot: `router`, `swap`, `cluster`;
 //! - all of it put together: `node`, and what makes or asks one: `config`, `http`, `cli`.
@@ -25,6 +25,7 @@ mod limits;
 mod membership;
 mod node;
 mod peer;
+mod requests;
 mod ring;
 mod router;
 mod rpc;
@@ -36,5 +37,5 @@ pub(crate) use slotd_core::testing;
 pub(crate) use slotd_core::{
     backoff, buffers, clock, database, effects, error, level, log, mac, memory, message, names,
     nats, operation, operator, plugin, position, random, registry, script, service, slot, state,
-    storage, task, telemetry, text, thread,
+    storage, task, telemetry, text, thread, trace,
 };

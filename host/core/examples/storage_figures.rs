@@ -85,6 +85,7 @@ fn message(key: SessionKey, session_number: u64, seq: u64) -> Record {
         deployment: 1,
         events: Vec::new(),
         origin: None,
+        caused: Vec::new(),
     };
     let value = Some(Bytes::from_static(b"1"));
     let writes = vec![Write { key: Bytes::from_static(b"count"), value }];

@@ -42,7 +42,7 @@ codes! {
     ServiceNotFound = "service-not-found", 404, false;
     /// The session has no message yet, or was deleted.
     SessionNotFound = "session-not-found", 404, false;
-    /// The session has no timer of that name, or no such dead message.
+    /// The session has no such timer, open request or dead message.
     TimerNotFound = "timer-not-found", 404, false;
     /// No slot has that number.
     SlotNotFound = "slot-not-found", 404, false;
@@ -99,11 +99,15 @@ codes! {
     Rejected = "rejected", 422, false;
     /// The handler trapped (panic, abort or uncaught error). Nothing it did was kept.
     PluginTrapped = "plugin-trapped", 500, false;
-    /// The handler exceeded a limit (memory, host calls, reply, events). Nothing it did was kept.
+    /// The handler exceeded a limit (memory, host calls, reply, events), or makes a request with an invalid URL, method or header. Nothing it did was kept.
     PluginLimit = "plugin-limit", 500, false;
     /// The handler sends a message to a service that its own may not send to. Nothing was kept. The operator allows it with `effects.send`.
     SendRefused = "send-refused", 403, false;
-    /// Too many messages of the session are on their way to other sessions. Nothing was kept.
+    /// The handler makes a request over HTTP that its service may not make: to a host that is not allowed, or with a secret that is not. Nothing was kept. The operator allows it with `effects.http` and `effects.http_secrets`.
+    RequestRefused = "request-refused", 403, false;
+    /// The session's handler has closed it: it takes no more messages. Nothing was kept.
+    SessionClosed = "session-closed", 409, false;
+    /// Too many messages of the session are on their way to other sessions, or too many of its requests over HTTP are open. Nothing was kept.
     OutboxFull = "outbox-full", 503, true;
     /// Too many messages of the session's slot are on their way to the same other slot, or too many of the node. Nothing was kept.
     SendsFull = "sends-full", 503, true;

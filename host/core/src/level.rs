@@ -12,6 +12,7 @@
 //! | 3 | 30 November 2026 | ephemeral events between nodes ([`EPHEMERAL_FROM`]) |
 //! | 4 | 30 November 2026 | timers: records and rows of effects, messages with an origin ([`EFFECTS_FROM`]) |
 //! | 5 | 30 November 2026 | messages between sessions: their records, rows and origins; sessions that expire ([`SENDS_FROM`]) |
+//! | 6 | 30 November 2026 | requests over HTTP: their rows and origins; sessions that close, and that are told of their subscribers ([`HTTP_FROM`]) |
 //!
 //! A level is also the version of the protocol (`peer::protocol`) between nodes: a cluster
 //! at level 2 has no node that speaks only version 1.
@@ -32,7 +33,7 @@ pub fn oldest() -> Level {
 }
 
 /// What this build can read, and writes where it is allowed.
-pub const NEWEST: Level = 5;
+pub const NEWEST: Level = 6;
 
 /// From here on nodes send each other nothing in clear text, over TCP or UDP.
 pub const ENCRYPTED: Level = 3;
@@ -46,6 +47,9 @@ pub const EFFECTS_FROM: Level = 4;
 
 /// From here on, handlers may send messages to other sessions.
 pub const SENDS_FROM: Level = 5;
+
+/// From here on, handlers may make requests over HTTP, close their session and hear of its subscribers.
+pub const HTTP_FROM: Level = 6;
 
 /// Fields of a stored JSON value that this version does not know. They are kept when it changes the
 /// value: what a later version has put there is not lost by chance.

@@ -47,3 +47,4 @@ pub mod telemetry;
 pub mod testing;
 pub mod text;
 pub mod thread;
+pub mod trace;

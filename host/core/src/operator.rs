@@ -136,6 +136,7 @@ impl Imported {
             deployment: self.deployment,
             events: self.events,
             origin: self.origin,
+            caused: Vec::new(),
         }
     }
 
@@ -156,7 +157,9 @@ impl Imported {
                 let refusal = refusal.map_or(0, |it| it.code.len() + it.reason.len());
                 names(&answered.of) + answered.name.len() + refusal
             }
-            None => 0,
+            Some(Origin::Http(answered)) => answered.memory(),
+            Some(Origin::Part(part)) => part.id.len(),
+            Some(Origin::Presence(_)) | None => 0,
         };
         self.body.len() + self.reply.len() + events + texts + origin + BYTES_BESIDE
     }

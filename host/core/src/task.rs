@@ -5,7 +5,7 @@
 use crate::telemetry::panics::{self, Panicked};
 use tokio::{
     runtime::Handle,
-    task::{JoinHandle, JoinSet},
+    task::{AbortHandle, JoinHandle, JoinSet},
 };
 
 /// Starts a task that runs by itself, for long or now and then. Its panic is fatal (see [`panics`]),
@@ -54,8 +54,8 @@ where
 pub fn run_in<T: Send + 'static>(
     set: &mut JoinSet<T>,
     future: impl Future<Output = T> + Send + 'static,
-) {
-    set.spawn(future);
+) -> AbortHandle {
+    set.spawn(future)
 }
 
 /// As [`run_in`], on another runtime than the caller's.

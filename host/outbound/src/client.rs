@@ -5,13 +5,14 @@ use crate::{
     clock, errors, limits,
     network::{Network, SetupError},
     outcome::{Answer, Failure, Kind, Outcome},
-    policy::Policy,
+    policy::{self, Policy},
+    redact::Redactor,
     request::{self, Chunk, Request, Stream},
     retry,
     secrets::{Known, Secrets, has_secret},
-    sse::Parser,
+    sse::{Parser, is_event_stream},
     stream::{Form, Sink, Utf8},
-    turn::Turns,
+    turn::Turn,
 };
 use bytes::{Bytes, BytesMut};
 use reqwest::{
@@ -21,7 +22,7 @@ use reqwest::{
 use std::{collections::BTreeSet, fmt, sync::Arc};
 use tokio::{
     sync::mpsc::{self, Sender},
-    time::{timeout, timeout_at},
+    time::timeout_at,
 };
 
 /// Carries out the requests of one rule set. Clones are the same one.
@@ -33,7 +34,6 @@ pub struct Outbound(Arc<Inner>);
 struct Inner {
     policy: Policy,
     secrets: Secrets,
-    turns: Turns,
     /// For hosts with public addresses only, and for those that may have private ones.
     public: Client,
     private: Client,
@@ -66,10 +66,9 @@ impl Outbound {
     /// If the policy asks for more than there is, or the client can't be made.
     pub fn new(policy: Policy, secrets: Secrets, network: &Network) -> Result<Self, SetupError> {
         policy.check()?;
-        let turns = Turns::new(policy.limits);
         let public = network.client(Reach::Public)?;
         let private = network.client(Reach::Private)?;
-        Ok(Self(Arc::new(Inner { policy, secrets, turns, public, private })))
+        Ok(Self(Arc::new(Inner { policy, secrets, public, private })))
     }
 
     /// Whether an attempt would be made at all: what can be known without the network. For the moment at which a
@@ -83,6 +82,19 @@ impl Outbound {
         prepared.map(drop).map_err(|failure| redacted_failure(failure, &known))
     }
 
+    /// Takes secrets out of what is made of an answer: texts that were apart in it may be one.
+    pub fn redaction(&self) -> Redaction {
+        Redaction { known: self.0.secrets.known(), redactor: Redactor::default() }
+    }
+
+    /// Where a request goes first, as `scheme://host:port`: what [`Turns`](crate::Turns) tell apart.
+    ///
+    /// # Errors
+    /// The URL is none.
+    pub fn target(request: &Request) -> Result<String, Failure> {
+        policy::target(&parse(&request.url)?)
+    }
+
     /// Makes one attempt, and follows redirects. Dropping the future ends it: the connection is closed, or the stream
     /// of HTTP/2 reset. What was sent by then may have its effect.
     ///
@@ -90,16 +102,40 @@ impl Outbound {
     /// nobody does any more, the body is read to its end all the same. The whole is returned in any case; the
     /// channel ends with the attempt, however that ends.
     pub async fn attempt(&self, request: &Request, chunks: Option<Sender<Chunk>>) -> Outcome {
+        self.attempt_in(request, chunks, None).await
+    }
+
+    /// The same in a turn, which is charged for the memory of the answer. Past its room the attempt ends with
+    /// [`Kind::Busy`].
+    pub async fn attempt_in(
+        &self,
+        request: &Request,
+        chunks: Option<Sender<Chunk>>,
+        turn: Option<&Turn>,
+    ) -> Outcome {
         let known = self.0.secrets.known();
         let mut coming = Coming::default();
-        let ended = self.0.attempt(request, &known, chunks, &mut coming).await;
-        let answer = coming.answer.map(|answer| redacted(answer, coming.body, &known));
-        match (ended, answer) {
+        let ended = self.0.attempt(request, &known, chunks, turn, &mut coming).await;
+        let mut answer = coming.answer.map(|answer| redacted(answer, coming.body, &known));
+        let max = self.0.answer_bytes_max(request);
+        match (ended, answer.take()) {
+            // What is said instead of a secret may be longer.
+            (Ok(()), Some(mut answer)) if answer.body.len() > max => {
+                answer.body.truncate(max);
+                let reason =
+                    format!("the answer has more than {max} bytes after its secrets were replaced");
+                let failure = Failure::new(Kind::TooLarge, reason);
+                Err(Failure { so_far: Some(Box::new(answer)), ..failure })
+            }
             (Ok(()), Some(answer)) => Ok(answer),
             (Ok(()), None) => Err(Failure::new(Kind::Protocol, "the answer was lost")),
             (Err(failure), answer) => {
                 let failure = redacted_failure(failure, &known);
-                Err(Failure { so_far: answer.map(Box::new), ..failure })
+                let cut = |mut answer: Answer| {
+                    answer.body.truncate(max);
+                    Box::new(answer)
+                };
+                Err(Failure { so_far: answer.map(cut), ..failure })
             }
         }
     }
@@ -114,7 +150,36 @@ impl fmt::Debug for Outbound {
     }
 }
 
+/// Takes secrets out of text that comes piece by piece.
+pub struct Redaction {
+    known: Arc<Known>,
+    redactor: Redactor,
+}
+
+impl Redaction {
+    /// What can be said after this.
+    pub fn feed(&mut self, text: &str) -> String {
+        let said = self.redactor.feed(self.known.finder(), text.as_bytes());
+        // A secret begins, and ends, between characters.
+        String::from_utf8_lossy(&said).into_owned()
+    }
+
+    /// What is left at the end.
+    pub fn finish(&mut self) -> String {
+        String::from_utf8_lossy(&self.redactor.finish(self.known.finder())).into_owned()
+    }
+
+    /// A whole text.
+    pub fn text(&self, text: String) -> String {
+        self.known.finder().text(text)
+    }
+}
+
 impl Inner {
+    fn answer_bytes_max(&self, request: &Request) -> usize {
+        request.options.answer_bytes_max.min(self.policy.limits.answer_bytes)
+    }
+
     /// The request with its secrets, if it may be sent.
     fn prepare(&self, request: &Request, known: &Known) -> Result<Prepared, Failure> {
         let method = request.check()?;
@@ -163,7 +228,7 @@ impl Inner {
     fn header_value(&self, text: &str, url: &Url, known: &Known) -> Result<HeaderValue, Failure> {
         let filled = known.fill(text, false, |secret| self.policy.check_secret(secret, url))?;
         let mut value = HeaderValue::from_str(&filled)
-            .map_err(|_| Failure::invalid("a header's value is no line of ASCII"))?;
+            .map_err(|_| Failure::invalid("a header value must be printable ASCII on one line"))?;
         // HTTP/2 does not put it into its table then, and `Debug` does not show it. It is how secrets are known
         // when a redirect leads elsewhere, too.
         value.set_sensitive(has_secret(text));
@@ -175,15 +240,14 @@ impl Inner {
         request: &Request,
         known: &Known,
         chunks: Option<Sender<Chunk>>,
+        turn: Option<&Turn>,
         coming: &mut Coming,
     ) -> Result<(), Failure> {
         let prepared = self.prepare(request, known)?;
         let longest = request.options.timeout.min(limits::TIMEOUT_MAX);
-        let end = clock::now() + longest;
-        let _turn = self.turns.take(end).await?;
-        let Ok(ended) = timeout_at(end, self.send(prepared, request, known, chunks, coming)).await
-        else {
-            let reason = format!("there was no whole answer within {longest:?}");
+        let sent = self.send(prepared, request, known, chunks, turn, coming);
+        let Ok(ended) = timeout_at(clock::now() + longest, sent).await else {
+            let reason = format!("no complete answer within {longest:?}");
             return Err(Failure::new(Kind::Timeout, reason));
         };
         ended
@@ -196,6 +260,7 @@ impl Inner {
         request: &Request,
         known: &Known,
         chunks: Option<Sender<Chunk>>,
+        turn: Option<&Turn>,
         coming: &mut Coming,
     ) -> Result<(), Failure> {
         let redirects_max = request.options.redirects.min(limits::REDIRECTS_MAX);
@@ -204,7 +269,8 @@ impl Inner {
             let response = self.send_once(&prepared).await?;
             let location = location(&response).filter(|_| redirects_max > 0);
             let Some(location) = location else {
-                return self.read(response, &prepared, request, known, chunks, coming).await;
+                let read = self.read(response, &prepared, request, known, chunks, turn, coming);
+                return read.await;
             };
             if redirects == redirects_max {
                 let reason = format!("more than {redirects_max} redirects");
@@ -250,11 +316,11 @@ impl Inner {
         known: &Known,
     ) -> Result<(), Failure> {
         let wrong = |reason: &str| Failure::new(Kind::Redirect, format!("a redirect {reason}"));
-        let location = location.to_str().map_err(|_| wrong("leads to what is no URL"))?;
+        let location = location.to_str().map_err(|_| wrong("has an invalid Location"))?;
         if location.len() > limits::URL_BYTES_MAX {
             return Err(wrong("leads to a URL that is too long"));
         }
-        let mut next = prepared.url.join(location).map_err(|_| wrong("leads to what is no URL"))?;
+        let mut next = prepared.url.join(location).map_err(|_| wrong("has an invalid Location"))?;
         next.set_fragment(None);
         if let Err(failure) = self.policy.admit(&next) {
             let reason = format!("a redirect was not followed: {}", failure.reason);
@@ -286,6 +352,7 @@ impl Inner {
         Ok(())
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what an attempt has, once")]
     async fn read(
         &self,
         mut response: Response,
@@ -293,14 +360,14 @@ impl Inner {
         request: &Request,
         known: &Known,
         chunks: Option<Sender<Chunk>>,
+        turn: Option<&Turn>,
         coming: &mut Coming,
     ) -> Result<(), Failure> {
-        let options = &request.options;
         let host = prepared.url.host_str().unwrap_or_default();
-        let form = chunks.zip(form(options.stream, &response));
+        let form = chunks.zip(form(request.options.stream, &response));
         let mut sink = form.map(|(chunks, form)| Sink::new(known.finder(), form, chunks));
-        coming.answer = Some(answer(&response, &prepared.url, request));
-        let max = options.answer_bytes_max.min(self.policy.limits.answer_bytes);
+        coming.answer = Some(answer(&response, request));
+        let max = self.answer_bytes_max(request);
         let too_large = || {
             let reason = format!("the answer of {host} has more than {max} bytes");
             Err(Failure::new(Kind::TooLarge, reason))
@@ -310,16 +377,17 @@ impl Inner {
             return too_large();
         }
         loop {
-            let Ok(chunk) = timeout(options.idle, response.chunk()).await else {
-                let reason = format!("{host} said nothing for {:?}", options.idle);
-                return Err(Failure::new(Kind::Timeout, reason));
-            };
-            let chunk = chunk.map_err(|error| errors::failure(&error, host))?;
+            let chunk = response.chunk().await.map_err(|error| errors::failure(&error, host))?;
             let Some(chunk) = chunk else { break };
             // What is decompressed comes without a wait: others have their turn in between.
             tokio::task::consume_budget().await;
             let room = max.saturating_sub(coming.body.len());
             let taken = chunk.get(..room).unwrap_or(&chunk[..]);
+            // Once as it comes, and once for what takes secrets out.
+            if turn.is_some_and(|turn| !turn.charge(2 * taken.len())) {
+                let reason = "the node has no memory for the answer";
+                return Err(Failure::new(Kind::Busy, reason));
+            }
             coming.body.extend_from_slice(taken);
             if let Some(sink) = &mut sink {
                 sink.feed(taken).await?;
@@ -336,7 +404,7 @@ impl Inner {
 }
 
 fn parse(text: &str) -> Result<Url, Failure> {
-    let mut url = Url::parse(text).map_err(|_| Failure::invalid("the URL is none"))?;
+    let mut url = Url::parse(text).map_err(|_| Failure::invalid("invalid URL"))?;
     url.set_fragment(None);
     Ok(url)
 }
@@ -354,15 +422,13 @@ fn form(stream: Stream, response: &Response) -> Option<Form> {
         Stream::No => None,
         Stream::Text => Some(Form::Text(Utf8::default())),
         Stream::Events => {
-            let media_type = response.headers().get(header::CONTENT_TYPE)?.to_str().ok()?;
-            let media_type = media_type.split(';').next().unwrap_or_default().trim();
-            let is_events = media_type.eq_ignore_ascii_case("text/event-stream");
-            is_events.then(|| Form::Events(Parser::default()))
+            let content_type = response.headers().get(header::CONTENT_TYPE)?.to_str().ok()?;
+            is_event_stream(content_type).then(|| Form::Events(Parser::default()))
         }
     }
 }
 
-fn answer(response: &Response, url: &Url, request: &Request) -> Answer {
+fn answer(response: &Response, request: &Request) -> Answer {
     let kept = response.headers().iter().filter(|(name, _)| request.options.keeps(name.as_str()));
     let headers = kept.map(|(name, value)| {
         (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
@@ -373,7 +439,6 @@ fn answer(response: &Response, url: &Url, request: &Request) -> Answer {
         status: response.status().as_u16(),
         headers: headers.collect(),
         body: Bytes::new(),
-        url: url.as_str().to_owned(),
         retry_after: retry_after.and_then(|value| retry::retry_after(value, clock::wall())),
     }
 }
@@ -398,7 +463,6 @@ fn redacted(answer: Answer, body: BytesMut, known: &Known) -> Answer {
     Answer {
         headers: headers.collect(),
         body: finder.bytes(&body).map_or_else(|| body.freeze(), Bytes::from),
-        url: finder.text(answer.url),
         ..answer
     }
 }

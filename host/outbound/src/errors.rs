@@ -23,20 +23,21 @@ pub(crate) fn failure(error: &reqwest::Error, host: &str) -> Failure {
     }
     if error.is_connect() && error.is_timeout() {
         let seconds = limits::CONNECT_TIMEOUT.as_secs();
-        let reason = format!("{host} could not be connected to within {seconds} s");
+        let reason = format!("no connection to {host} within {seconds} s");
         return Failure::new(Kind::Connect, reason);
     }
     if error.is_dns() {
         return Failure::new(Kind::Dns, format!("{host} was not found: {last}"));
     }
     if error.is_connect() {
-        return Failure::new(Kind::Connect, format!("{host} could not be connected to: {last}"));
+        return Failure::new(Kind::Connect, format!("no connection to {host}: {last}"));
     }
     if last == HEAD_TOO_LARGE {
         return Failure::new(Kind::TooLarge, format!("the headers of {host} are too large"));
     }
     if error.is_decode() {
-        let reason = format!("what {host} has sent can't be decompressed, or broke off: {last}");
+        let reason =
+            format!("the answer of {host} could not be decompressed, or was cut short: {last}");
         return Failure::new(Kind::Protocol, reason);
     }
     if error.is_builder() {

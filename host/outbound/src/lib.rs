@@ -5,7 +5,8 @@
 //!
 //! ```text
 //!   handler's call ──> Outbound::check        refused now, if it can be known now
-//!   row is due     ──> Outbound::attempt      one attempt: an Outcome
+//!   row is due     ──> Turns::take            when it is its turn
+//!                  ──> Outbound::attempt_in   one attempt: an Outcome
 //!                  ──> Retries::next          done, again after a while, or given up
 //!   row            <── the outcome, or the time of the next attempt
 //! ```
@@ -18,7 +19,8 @@
 //! 2. **A rule has to allow it** (`policy`): scheme, host and port. Without rules nothing is allowed.
 //! 3. **Secrets are put in** (`secrets`) where URL and headers have `{{secret:NAME}}`, if a grant lets this secret go
 //!    to this host. Where a URL leads is decided before.
-//! 4. **It waits for its turn** (`turn`): so many at once, so many a second. That is bounded, too.
+//! 4. **It has its turn** ([`Turns`]): so many at once and a second at one target, so many of all, with so much memory. The wait
+//!    is bounded, and none of the attempt's time.
 //! 5. **The name is looked up, and each address checked** (`resolve`, `address`). What has been checked is connected
 //!    to: there is no second look-up that could have another answer. Addresses in URLs are checked as such. An answer
 //!    counts only if it comes from such an address.
@@ -41,7 +43,7 @@
 //! - A secret's value goes only to where it is granted, and is in nothing that is returned, shown or logged. This
 //!   crate logs nothing.
 //! - Whatever a server does, an attempt ends by its timeout, and has no more in memory than the limits of its rule
-//!   set say. All limits are in [`limits`].
+//!   set and the room of its turn say. All limits are in [`limits`].
 //! - Dropping an attempt's future ends it.
 //!
 //! # What it does not do
@@ -66,10 +68,10 @@
 //!     headers: vec![("Authorization".into(), "Bearer {{secret:API_KEY}}".into())],
 //!     body: "{}".into(),
 //!     idempotency_key: "cart-17-3-41".into(),
-//!     options: Options::default(),
+//!     options: Options::new(Duration::from_secs(30)),
 //! };
 //! let outcome = outbound.attempt(&request, None).await;
-//! match Retries::default().next(&outcome, 1, Duration::from_secs(600), 0.3) {
+//! match Retries::new(5).next(&outcome, 1, Duration::from_secs(600), 0.3) {
 //!     Next::Done | Next::GiveUp(_) => println!("{outcome:?}"),
 //!     Next::Again(wait) => println!("again in {wait:?}"),
 //! }
@@ -98,7 +100,7 @@ pub mod sse;
 mod stream;
 mod turn;
 
-pub use client::{Outbound, chunks};
+pub use client::{Outbound, Redaction, chunks};
 pub use join::{JsonPath, NoPath};
 pub use network::{Network, SetupError};
 pub use outcome::{Answer, Failure, Kind, Outcome};
@@ -107,3 +109,4 @@ pub use request::{Chunk, KEPT_HEADERS, Options, Request, Stream};
 pub use resolve::{Resolve, SystemResolver};
 pub use retry::{Next, Retries, Why, is_retriable};
 pub use secrets::{Secrets, SecretsError, Source};
+pub use turn::{Pace, Turn, Turns};

@@ -29,12 +29,8 @@ pub const ANSWER_HEADER_NAMES_MAX: usize = 64;
 /// A request in flight has so much in memory, and once more for what takes secrets out.
 pub const ANSWER_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// The longest that an attempt may take, its wait for a turn included: streams of language models take minutes.
+/// The longest that an attempt may take: streams of language models take minutes.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(15 * 60);
-/// How long an attempt takes at most if nothing is said.
-pub const TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the body may be silent in between if nothing is said.
-pub const IDLE: Duration = Duration::from_secs(60);
 /// To find the addresses, to connect to one of them, and to agree on TLS.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an idle connection is kept. Many servers close theirs after a minute, and a request on a connection that
@@ -50,16 +46,25 @@ pub const LOOKUPS_MAX: usize = 16;
 /// Redirects that can be followed: browsers take 20, and no API needs so many.
 pub const REDIRECTS_MAX: u8 = 10;
 
-/// Requests of a rule set at once: the memory that they may take is this times the largest answer.
+/// Attempts at once at one target on behalf of one scope.
 pub const AT_ONCE_MAX: usize = 1_024;
-pub const AT_ONCE: usize = 32;
-/// Requests a second of a rule set. So many may also come at once after a quiet time.
-pub const PER_SECOND_MAX: u32 = 10_000;
-pub const PER_SECOND: u32 = 50;
-/// Requests of a rule set that wait for a turn; more are told to come back. Each is a request in memory.
+pub const AT_ONCE: usize = 64;
+/// Attempts a second at one target on behalf of one scope. So many may also come at once after a quiet time. If nothing is said,
+/// what is at once is bound enough for most.
+pub const PER_SECOND_MAX: u32 = 100_000;
+pub const PER_SECOND: u32 = 1_000;
+/// Attempts at once of all: each has a connection, with some 100 KiB of memory and a file descriptor.
+pub const ALL_AT_ONCE_MAX: usize = 1_024;
+/// Bytes of answers of all attempts, until who asked has them. Each may be large, and few are.
+pub const BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Attempts at one target that wait for a turn; more are told to come back. Each is a request in memory.
 pub const WAITING_MAX: usize = 256;
-/// How long one waits for a turn: longer, and it waits better as a row on disk.
-pub const TURN_WAIT_MAX: Duration = Duration::from_secs(10);
+/// The same of all targets.
+pub const ALL_WAITING_MAX: usize = 8 * 1_024;
+/// When those who are told so come back.
+pub const BUSY_WAIT: Duration = Duration::from_secs(2);
+/// So many targets, of attempts under way or a second ago, are remembered before it is looked whose time is over.
+pub const LINES_MIN: usize = 64;
 
 /// Chunks of a stream that wait for who reads them; then the server waits.
 pub const CHUNKS_WAITING_MAX: usize = 64;
@@ -87,9 +92,7 @@ pub const SECRET_FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The longest that a server's `Retry-After` is waited for. One that says more is asked again then.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(60 * 60);
-/// How often a request is tried if nothing is said, and how long after a failure: doubled each time. The same as for
-/// messages that fail.
-pub const ATTEMPTS: u32 = 20;
+/// How long after a failure a request is tried again: doubled each time. The same as for messages that fail.
 pub const RETRY_MIN: Duration = Duration::from_secs(1);
 pub const RETRY_MAX: Duration = Duration::from_secs(5 * 60);
 /// Bytes of the sentence that says what went wrong: it is kept with the request.

@@ -21,7 +21,7 @@ use crate::{
 use reqwest::Url;
 use std::{fmt, net::IpAddr, str::FromStr};
 
-/// Who may be asked, with which secrets, and how much of it.
+/// Who may be asked, with which secrets, and how much may come of it.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     /// Nothing is allowed that none of them allows.
@@ -31,12 +31,9 @@ pub struct Policy {
     pub limits: Limits,
 }
 
-/// How much a rule set may ask.
+/// How large what is asked, and what comes, may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Requests at once.
-    pub at_once: usize,
-    pub per_second: u32,
     pub request_bytes: usize,
     /// Of an answer's body, when it is decompressed.
     pub answer_bytes: usize,
@@ -45,8 +42,6 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            at_once: limits::AT_ONCE,
-            per_second: limits::PER_SECOND,
             request_bytes: limits::REQUEST_BODY_BYTES_MAX,
             answer_bytes: limits::ANSWER_BODY_BYTES_MAX,
         }
@@ -93,6 +88,11 @@ pub struct PolicyError {
 }
 
 impl PolicyError {
+    /// What is wrong, without the text: that may have a secret by mistake.
+    pub const fn reason(&self) -> &'static str {
+        self.reason
+    }
+
     fn new(text: impl Into<String>, reason: &'static str) -> Self {
         Self { text: text.into(), reason }
     }
@@ -111,7 +111,7 @@ impl Policy {
 
     /// Whether it is within the limits of this crate.
     pub(crate) fn check(&self) -> Result<(), PolicyError> {
-        let Limits { at_once, per_second, request_bytes, answer_bytes } = self.limits;
+        let Limits { request_bytes, answer_bytes } = self.limits;
         let within = |what: &str, value: usize, max: usize| {
             if (1..=max).contains(&value) {
                 return Ok(());
@@ -119,8 +119,6 @@ impl Policy {
             let text = format!("{what} = {value}");
             Err(PolicyError::new(text, "out of the range that slotd can hold"))
         };
-        within("at_once", at_once, limits::AT_ONCE_MAX)?;
-        within("per_second", per_second as usize, limits::PER_SECOND_MAX as usize)?;
         within("request_bytes", request_bytes, limits::REQUEST_BODY_BYTES_MAX)?;
         within("answer_bytes", answer_bytes, limits::ANSWER_BODY_BYTES_MAX)?;
         for (what, count) in [("rules", self.rules.len()), ("grants", self.grants.len())] {
@@ -158,16 +156,21 @@ impl Policy {
     }
 }
 
+/// Where a URL leads, as `scheme://host:port`.
+pub(crate) fn target(url: &Url) -> Result<String, Failure> {
+    Target::of(url).map(|target| target.to_string())
+}
+
 /// Why an address of a host is not connected to. The address itself is not said: a handler could learn from it what
 /// the network's names are.
 pub(crate) fn address_refused(host: &str, address: IpAddr) -> String {
-    let what = match class(address) {
-        Class::Public | Class::Private => "private",
-        Class::Metadata => "link-local or a cloud's metadata service",
-        Class::Translated(_) => "a translation of an IPv4 address",
-        Class::Reserved => "reserved",
+    let (what, remedy) = match class(address) {
+        Class::Public | Class::Private => ("private", " (a rule with `!private` allows it)"),
+        Class::Metadata => ("link-local or a cloud's metadata service", ""),
+        Class::Translated(_) => ("a translation of an IPv4 address", ""),
+        Class::Reserved => ("reserved", ""),
     };
-    format!("{host} has an address that is {what}, and no rule allows that")
+    format!("{host} has an address that is {what}, and no rule allows that{remedy}")
 }
 
 /// Where a URL leads.
@@ -186,10 +189,10 @@ impl<'a> Target<'a> {
         let is_tls = match url.scheme() {
             "https" => true,
             "http" => false,
-            _ => return Err(Failure::invalid("the URL is neither https: nor http:")),
+            _ => return Err(Failure::invalid("the URL must begin with https:// or http://")),
         };
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(Failure::invalid("credentials belong into headers, not into the URL"));
+            return Err(Failure::invalid("put credentials in a header, not in the URL"));
         }
         let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
             return Err(Failure::invalid("the URL has no host"));
@@ -231,6 +234,16 @@ impl Rule {
             }
     }
 
+    /// Whether what is said is encrypted on its way.
+    pub fn is_encrypted(&self) -> bool {
+        self.is_tls
+    }
+
+    /// Whether the host may have private addresses.
+    pub fn is_private(&self) -> bool {
+        self.is_private
+    }
+
     fn reach(&self) -> Reach {
         match (self.is_private, &self.host) {
             (false, _) => Reach::Public,
@@ -267,8 +280,8 @@ impl FromStr for Rule {
                 let port = match port {
                     "*" => Port::Any,
                     port => match port.parse() {
-                        Ok(1..) => Port::Is(port.parse().map_err(|_| wrong("no port"))?),
-                        _ => return Err(wrong("the port is a number from 1, or *")),
+                        Ok(port @ 1..) => Port::Is(port),
+                        _ => return Err(wrong("the port must be 1 to 65535, or *")),
                     },
                 };
                 (host, port)
@@ -277,17 +290,17 @@ impl FromStr for Rule {
         };
         let host = match host.strip_prefix("*.") {
             None if host == "*" => Host::Any,
-            None => match one_spelling(host).ok_or_else(|| wrong("the host is no name"))? {
+            None => match one_spelling(host).ok_or_else(|| wrong("invalid host"))? {
                 (_, Some(address)) => Host::Address(address),
                 (name, None) => Host::Name(name),
             },
             Some(name) => match one_spelling(name) {
                 Some((name, None)) => Host::Below(name),
-                _ => return Err(wrong("*. stands before a name")),
+                _ => return Err(wrong("*. must be followed by a name")),
             },
         };
         if is_private && matches!(host, Host::Any | Host::Below(_)) {
-            return Err(wrong("!private is for one host that is named, not for *"));
+            return Err(wrong("!private needs one named host, not *"));
         }
         Ok(Self { is_tls, host, port, is_private })
     }
@@ -330,14 +343,24 @@ impl fmt::Display for Rule {
     }
 }
 
+impl Grant {
+    /// The secret's name.
+    pub fn secret(&self) -> &str {
+        &self.secret
+    }
+
+    /// Where it may go.
+    pub fn rule(&self) -> &Rule {
+        &self.rule
+    }
+}
+
 impl FromStr for Grant {
     type Err = PolicyError;
 
     fn from_str(text: &str) -> Result<Self, PolicyError> {
         let wrong = |reason| PolicyError::new(text, reason);
-        let (secret, rule) = text
-            .split_once('>')
-            .ok_or_else(|| wrong("a grant is the name of a secret > a host"))?;
+        let (secret, rule) = text.split_once('>').ok_or_else(|| wrong("expected NAME>HOST"))?;
         if !crate::secrets::is_name(secret) {
             return Err(wrong("a secret's name has letters, digits and _"));
         }
@@ -361,6 +384,17 @@ mod tests {
         let policy = Policy::parse(rules, &[]).expect("rules");
         let url = Url::parse(url).expect("a URL");
         policy.admit(&url).map_err(|failure| failure.kind)
+    }
+
+    /// Whoever tries it on their own machine has to learn of `!private`, and nobody that it would help where it does not.
+    #[test]
+    fn what_allows_a_private_address_is_said() {
+        let says = |address: [u8; 4]| {
+            address_refused("a.example", address.into())
+                .contains("(a rule with `!private` allows it)")
+        };
+        assert!(says([127, 0, 0, 1]) && says([10, 0, 0, 7]));
+        assert!(!says([169, 254, 169, 254]) && !says([224, 0, 0, 1]));
     }
 
     #[test]
@@ -535,7 +569,7 @@ mod tests {
     #[test]
     fn limits_are_within_what_slotd_holds() {
         assert!(Policy::default().check().is_ok());
-        let none = Limits { at_once: 0, ..Limits::default() };
+        let none = Limits { request_bytes: 0, ..Limits::default() };
         let many = Limits { answer_bytes: usize::MAX, ..Limits::default() };
         for limits in [none, many] {
             assert!(Policy { limits, ..Policy::default() }.check().is_err());

@@ -23,11 +23,9 @@ pub struct Request {
 /// How a request is to be carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// How long an attempt takes at most, with its wait for a turn and its whole body. What is left of a total deadline
+    /// How long an attempt takes at most, with its whole body. What is left of a total deadline
     /// is the caller's to look after.
     pub timeout: Duration,
-    /// How long the body may be silent in between.
-    pub idle: Duration,
     /// How many redirects are followed. With 0 one is an answer like any other.
     pub redirects: u8,
     /// Bytes of the answer's body, when it is decompressed. The rule set may allow less.
@@ -37,16 +35,26 @@ pub struct Options {
     pub stream: Stream,
 }
 
-impl Default for Options {
-    fn default() -> Self {
+impl Options {
+    /// All that the limits allow.
+    pub fn new(timeout: Duration) -> Self {
         Self {
-            timeout: limits::TIMEOUT,
-            idle: limits::IDLE,
-            redirects: 5,
+            timeout,
+            redirects: limits::REDIRECTS_MAX,
             answer_bytes_max: limits::ANSWER_BODY_BYTES_MAX,
             keep_headers: Vec::new(),
             stream: Stream::No,
         }
+    }
+
+    pub(crate) fn keeps(&self, name: &str) -> bool {
+        KEPT_HEADERS.contains(&name)
+            || self.keep_headers.iter().any(|kept| match kept.strip_suffix('*') {
+                Some(prefix) => {
+                    name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+                }
+                None => name.eq_ignore_ascii_case(kept),
+            })
     }
 }
 
@@ -137,14 +145,16 @@ impl Request {
             || key.len() > limits::IDEMPOTENCY_KEY_BYTES_MAX
             || !key.bytes().all(|byte| byte.is_ascii_graphic())
         {
-            return Err(Failure::invalid("the idempotency key is no short word of ASCII"));
+            return Err(Failure::invalid(
+                "the idempotency key must be 1 to 255 visible ASCII characters",
+            ));
         }
         if self.options.keep_headers.len() > limits::ANSWER_HEADER_NAMES_MAX {
             let max = limits::ANSWER_HEADER_NAMES_MAX;
             return Err(Failure::invalid(format!("more than {max} headers are to be kept")));
         }
         let method = Method::from_bytes(self.method.as_bytes())
-            .map_err(|_| Failure::invalid("the method is no word of HTTP"))?;
+            .map_err(|_| Failure::invalid("invalid method"))?;
         if [Method::CONNECT, Method::TRACE].contains(&method) {
             return Err(Failure::invalid(format!("{method} is not for requests of handlers")));
         }
@@ -154,23 +164,11 @@ impl Request {
     /// The name of a header, if it is the caller's to set.
     pub(crate) fn header_name(name: &str) -> Result<HeaderName, Failure> {
         let name = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| Failure::invalid("a header's name is no word of HTTP"))?;
+            .map_err(|_| Failure::invalid("invalid header name"))?;
         if NOT_THE_CALLERS.contains(&name.as_str()) {
-            return Err(Failure::invalid(format!("the header {name} is not the caller's to set")));
+            return Err(Failure::invalid(format!("slotd sets the header {name} itself")));
         }
         Ok(name)
-    }
-}
-
-impl Options {
-    pub(crate) fn keeps(&self, name: &str) -> bool {
-        KEPT_HEADERS.contains(&name)
-            || self.keep_headers.iter().any(|kept| match kept.strip_suffix('*') {
-                Some(prefix) => {
-                    name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-                }
-                None => name.eq_ignore_ascii_case(kept),
-            })
     }
 }
 
@@ -181,14 +179,15 @@ mod tests {
     #[test]
     fn an_answer_keeps_the_headers_that_were_asked_for() {
         let keep_headers = vec!["X-Ratelimit-*".to_owned(), "Set-Cookie".to_owned()];
-        let options = Options { keep_headers, ..Options::default() };
+        let none = Options::new(Duration::from_secs(1));
+        let options = Options { keep_headers, ..none.clone() };
         for name in ["content-type", "x-ratelimit-remaining", "set-cookie", "retry-after"] {
             assert!(options.keeps(name), "{name}");
         }
         for name in ["server", "x-rate", "set-cookie2"] {
             assert!(!options.keeps(name), "{name}");
         }
-        assert!(!Options::default().keeps("set-cookie"));
+        assert!(!none.keeps("set-cookie"));
     }
 
     #[test]

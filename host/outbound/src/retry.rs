@@ -33,18 +33,16 @@ pub enum Why {
     Deadline,
 }
 
-impl Default for Retries {
-    fn default() -> Self {
-        Self { attempts: limits::ATTEMPTS, min: limits::RETRY_MIN, max: limits::RETRY_MAX }
-    }
-}
-
 /// Whether a status may be another one the next time.
 pub const fn is_retriable(status: u16) -> bool {
     matches!(status, 408 | 425 | 429 | 500 | 502..=504)
 }
 
 impl Retries {
+    pub const fn new(attempts: u32) -> Self {
+        Self { attempts, min: limits::RETRY_MIN, max: limits::RETRY_MAX }
+    }
+
     /// What comes after `made` attempts of which the last had this outcome, with `left` until the deadline.
     ///
     /// `spread`, from 0 to 1, is random: without it, all requests that failed together would come back together.
@@ -59,13 +57,16 @@ impl Retries {
         if made >= self.attempts {
             return Next::GiveUp(Why::Attempts);
         }
-        // Half of it is sure; what the server asks for is all sure.
+        let spread = if spread.is_finite() { spread.clamp(0.0, 1.0) } else { 0.0 };
         let full = self.min.saturating_mul(1 << made.saturating_sub(1).min(30)).min(self.max);
-        let spread =
-            (full / 2).mul_f64(if spread.is_finite() { spread.clamp(0.0, 1.0) } else { 0.0 });
         let wait = match asked {
-            Some(asked) => asked.min(limits::RETRY_AFTER_MAX).max(full / 2) + spread,
-            None => full / 2 + spread,
+            // The server knows better when it has room. It has told others the same.
+            Some(asked) => {
+                let asked = asked.min(limits::RETRY_AFTER_MAX).max(self.min / 2);
+                asked + asked.min(full).mul_f64(spread / 2.0)
+            }
+            // Half of it is sure.
+            None => full / 2 + (full / 2).mul_f64(spread),
         };
         if wait >= left { Next::GiveUp(Why::Deadline) } else { Next::Again(wait) }
     }
@@ -92,21 +93,18 @@ mod tests {
     use proptest::prelude::*;
     use std::time::UNIX_EPOCH;
 
+    const RETRIES: Retries = Retries::new(20);
     const LONG: Duration = Duration::from_secs(1_000_000);
 
     fn answer(status: u16, retry_after: Option<Duration>) -> Outcome {
-        let (headers, url) = (Vec::new(), String::new());
-        Ok(Answer { status, headers, body: Bytes::new(), url, retry_after })
+        Ok(Answer { status, headers: Vec::new(), body: Bytes::new(), retry_after })
     }
 
     #[test]
     fn only_what_may_be_otherwise_the_next_time_is_tried_again() {
         let retried: Vec<u16> = (100..600)
             .filter(|status| {
-                matches!(
-                    Retries::default().next(&answer(*status, None), 1, LONG, 0.5),
-                    Next::Again(_)
-                )
+                matches!(RETRIES.next(&answer(*status, None), 1, LONG, 0.5), Next::Again(_))
             })
             .collect();
         assert_eq!(retried, [408, 425, 429, 500, 502, 503, 504]);
@@ -114,7 +112,7 @@ mod tests {
             .into_iter()
             .filter(|kind| {
                 let outcome = Err(Failure::new(*kind, ""));
-                matches!(Retries::default().next(&outcome, 1, LONG, 0.5), Next::Again(_))
+                matches!(RETRIES.next(&outcome, 1, LONG, 0.5), Next::Again(_))
             })
             .collect();
         let expected =
@@ -124,7 +122,7 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_the_longest_and_attempts_end() {
-        let retries = Retries { attempts: 6, ..Retries::default() };
+        let retries = Retries::new(6);
         let waits: Vec<_> =
             (1..=6).map(|made| retries.next(&answer(503, None), made, LONG, 1.0)).collect();
         let again = |seconds| Next::Again(Duration::from_secs(seconds));
@@ -144,14 +142,16 @@ mod tests {
     #[test]
     fn what_the_server_asks_for_is_waited_for_within_the_deadline() {
         let asked = answer(429, Some(Duration::from_secs(90)));
-        let next =
-            |left, spread| Retries::default().next(&asked, 1, Duration::from_secs(left), spread);
+        let next = |left, spread| RETRIES.next(&asked, 1, Duration::from_secs(left), spread);
         assert_eq!(next(100, 0.0), Next::Again(Duration::from_secs(90)));
         assert_eq!(next(90, 0.0), Next::GiveUp(Why::Deadline));
-        // It asks for less than is usual.
-        let soon = answer(429, Some(Duration::ZERO));
-        let next = Retries::default().next(&soon, 5, LONG, 0.0);
-        assert_eq!(next, Next::Again(Duration::from_secs(8)));
+        // It asks for less than is usual: it knows.
+        let next = |asked, spread| {
+            let soon = answer(429, Some(Duration::from_secs(asked)));
+            RETRIES.next(&soon, 5, LONG, spread)
+        };
+        assert_eq!(next(0, 0.0), Next::Again(Duration::from_millis(500)));
+        assert_eq!(next(2, 1.0), Next::Again(Duration::from_secs(3)));
     }
 
     #[test]
@@ -179,7 +179,7 @@ mod tests {
         ) {
             let left = Duration::from_millis(left);
             let asked = asked.map(Duration::from_millis);
-            if let Next::Again(wait) = Retries::default().next(&answer(503, asked), made, left, spread) {
+            if let Next::Again(wait) = RETRIES.next(&answer(503, asked), made, left, spread) {
                 prop_assert!(wait < left && wait <= limits::RETRY_AFTER_MAX + limits::RETRY_MAX);
                 prop_assert!(wait >= asked.unwrap_or_default().min(limits::RETRY_AFTER_MAX));
                 prop_assert!(wait >= limits::RETRY_MIN / 2);

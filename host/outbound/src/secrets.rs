@@ -57,7 +57,7 @@ pub(crate) struct Known {
 pub enum SecretsError {
     #[error("reading secrets from {0}: {1}")]
     File(PathBuf, std::io::Error),
-    #[error("the secrets in {0} are too many, or no text")]
+    #[error("{0} is not UTF-8 text, or larger than 1 MiB")]
     NoText(PathBuf),
     #[error("line {1} of the secrets in {0}: {2}")]
     Line(PathBuf, usize, &'static str),
@@ -75,10 +75,10 @@ pub(crate) fn is_name(name: &str) -> bool {
 
 fn check(name: &str, value: &str) -> Result<(), &'static str> {
     if !is_name(name) {
-        return Err("a name has letters, digits and _, and is not long");
+        return Err("a name is 1 to 64 letters, digits and _");
     }
     if !(limits::SECRET_BYTES_MIN..=limits::SECRET_BYTES_MAX).contains(&value.len()) {
-        return Err("a value has 8 bytes at least, and 4 KiB at most");
+        return Err("a value has 8 to 4,096 bytes");
     }
     if !value.bytes().all(|byte| (b' '..=b'~').contains(&byte)) || value.trim() != value {
         return Err("a value is printable ASCII, without spaces around it");
@@ -87,11 +87,6 @@ fn check(name: &str, value: &str) -> Result<(), &'static str> {
 }
 
 impl Secrets {
-    /// None at all.
-    pub fn none() -> Self {
-        Self(Arc::new(Shared { source: Source::default(), now: RwLock::default() }))
-    }
-
     /// Reads a source. It reads a file: not for a thread that serves.
     ///
     /// # Errors
@@ -244,7 +239,7 @@ fn of_file(path: &Path, values: &mut BTreeMap<String, String>) -> Result<(), Sec
         let (name, value) = line.split_once('=').ok_or_else(|| wrong("not NAME=value"))?;
         check(name, value).map_err(wrong)?;
         if !named.insert(name) {
-            return Err(wrong("this name was there before"));
+            return Err(wrong("duplicate name"));
         }
         values.insert(name.to_owned(), value.to_owned());
     }

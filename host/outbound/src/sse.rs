@@ -3,6 +3,12 @@
 
 use crate::limits;
 
+/// Whether a body with this `Content-Type` is of server-sent events.
+pub fn is_event_stream(content_type: &str) -> bool {
+    let media_type = content_type.split(';').next().unwrap_or_default().trim();
+    media_type.eq_ignore_ascii_case("text/event-stream")
+}
+
 /// An event that a server has sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Event {

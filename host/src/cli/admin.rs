@@ -162,6 +162,7 @@ async fn changed(
             _ => output::line(&format!("{service} runs {label}"))?,
         }
         output::print(&outlook(&answer))?;
+        output::print(&new_effects(&answer))?;
         if answer["swap"].is_object() {
             output::print(&swap_lines(&answer["swap"]))?;
         }
@@ -174,6 +175,15 @@ async fn changed(
     match answer["swap"]["error"].as_str() {
         Some(error) if wait => Err(does_not_proceed(error)),
         _ => Ok(()),
+    }
+}
+
+/// What the version can do that the one before could not.
+fn new_effects(answer: &Value) -> String {
+    let names: Vec<_> = list(answer, "new_effects").iter().filter_map(Value::as_str).collect();
+    match names.as_slice() {
+        [] => String::new(),
+        names => output::harmless(&format!("  new effects: {}", names.join(", ")), false) + "\n",
     }
 }
 

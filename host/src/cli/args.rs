@@ -13,7 +13,9 @@ pub use self::{
         History, Query, Send, SessionArgs, SessionCmd, SessionDelete, SessionExport, SessionImport,
         SessionSet, SessionState, Sessions, Tail,
     },
-    timer::{DeadArgs, DeadCmd, PageArgs, TimerCancel, TimerCmd, Timers},
+    timer::{
+        DeadArgs, DeadCmd, PageArgs, RequestCancel, RequestCmd, TimerCancel, TimerCmd, Timers,
+    },
 };
 
 use super::{cluster::ClusterCmd, dev::Dev, tls::TlsCmd};
@@ -89,9 +91,13 @@ pub enum Cmd {
     /// Cancel a timer
     #[command(subcommand)]
     Timer(TimerCmd),
-    /// List a service's outbox, or a session's: messages to other sessions that are on their way or wait
+    /// List a service's outbox, or a session's: messages to other sessions that are on their way or wait, and requests
+    /// over HTTP that are open
     Outbox(Timers),
-    /// List, retry or drop messages that were given up: of timers, and to other sessions
+    /// Cancel a request over HTTP
+    #[command(subcommand)]
+    Request(RequestCmd),
+    /// List, retry or drop messages that were given up: of timers, to other sessions, and answers to requests
     #[command(subcommand)]
     Dead(DeadCmd),
 

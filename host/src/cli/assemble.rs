@@ -16,11 +16,13 @@ use crate::{
     effects::rules::SendRules,
     http::{Admin, Api, App, Doing, HttpOptions, Notifiers, Server, Shutdown, Token},
     limits,
-    node::{Foundation, Node, NodeOptions},
+    node::{Foundation, HttpRequester, Node, NodeOptions, RequestOptions},
     plugin::{CompileOptions, ComponentSource, PluginHost, PluginOptions},
+    requests::{Grants, Rules},
     storage::DataDir,
     telemetry,
 };
+use slotd_outbound::Pace;
 use std::{sync::Arc, time::Duration};
 use tokio::{runtime::Handle, sync::oneshot, task::JoinHandle, time::timeout};
 
@@ -53,7 +55,10 @@ async fn assemble(
     serving: &Serving,
     control: &Handle,
 ) -> Result<Running, StartError> {
-    let descriptors = descriptors::divide(config.connections_max, config.connections_per_address);
+    let outbound =
+        config.http_rules.as_ref().map_or(0, |_| slotd_outbound::limits::ALL_AT_ONCE_MAX);
+    let descriptors =
+        descriptors::divide(config.connections_max, config.connections_per_address, outbound);
     // Bound first, served last: an address in use is found before the data directory is touched.
     let (api, admin, peers) = bind(config, control).await?;
     let (path, storage) = (config.data_dir.clone(), storage_options(config));
@@ -85,7 +90,11 @@ async fn assemble(
         _ => None,
     };
     let (shared, cluster) = joined.map(Joined::split).unzip();
-    let foundation = Foundation { data_dir: data_dir.clone(), plugins, shared };
+    let requests = request_options(config);
+    let requester = crate::task::blocking(move || HttpRequester::open(requests)).await;
+    let requester = requester.map_err(|e| StartError::Unavailable(e.to_string()))?;
+    let requester = Some(Arc::new(requester.map_err(StartError::Unavailable)?));
+    let foundation = Foundation { data_dir: data_dir.clone(), plugins, shared, requester };
     let node = Node::start(node_options(config), foundation);
     let node = node.map_err(|e| StartError::Damaged(e.to_string()))?;
 
@@ -280,6 +289,19 @@ fn node_options(config: &Config) -> NodeOptions {
 /// They were checked as they were read.
 fn rules(text: Option<&str>) -> Arc<SendRules> {
     text.and_then(|text| SendRules::parse(text).ok()).unwrap_or_default().into()
+}
+
+fn request_options(config: &Config) -> RequestOptions {
+    // They were checked as they were read.
+    let rules = config.http_rules.as_deref().and_then(|text| Rules::parse(text).ok());
+    let grants = config.http_secrets.as_deref().and_then(|text| Grants::parse(text).ok());
+    RequestOptions {
+        rules: rules.unwrap_or_default(),
+        grants: grants.unwrap_or_default(),
+        pace: Pace { at_once: config.http_at_once, per_second: config.http_per_second },
+        secrets_file: config.secrets_file.as_deref().map(Into::into),
+        secrets_prefix: config.secrets_env.clone(),
+    }
 }
 
 fn http_options(config: &Config, descriptors: &Descriptors) -> Result<HttpOptions, StartError> {

@@ -103,6 +103,12 @@ pub struct Entry<'a> {
     pub delivery: Option<Delivery>,
     /// Of the outcome of a message that the session has sent.
     pub answer: Option<Answer>,
+    /// Of the answer to a request over HTTP that the session has made.
+    pub http: Option<HttpAnswer>,
+    /// Of a part of one.
+    pub part: Option<HttpPart>,
+    /// Of what subscribers did.
+    pub presence: Option<Presence>,
     content_type: String,
     #[serde(borrow, deserialize_with = "present")]
     body: Option<&'a RawValue>,
@@ -114,6 +120,38 @@ pub struct Entry<'a> {
     /// Each as [`Event`].
     #[serde(borrow)]
     pub events: Vec<&'a RawValue>,
+    /// What it has led to.
+    pub caused: Vec<Caused>,
+}
+
+/// One effect that a message has asked for.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct Caused {
+    kind: String,
+    name: Option<String>,
+    due_ms: Option<u64>,
+    to: Option<String>,
+    count: Option<u64>,
+}
+
+impl fmt::Display for Caused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, name, due_ms, to, count } = self;
+        if let Some(count) = count {
+            return write!(f, "{count} more");
+        }
+        f.write_str(kind)?;
+        if let Some(to) = to {
+            write!(f, " to {to}")?;
+        }
+        match (name, to) {
+            (Some(name), Some(_)) => write!(f, ", outcome as {name}")?,
+            (Some(name), None) => write!(f, " {name}")?,
+            (None, _) => {}
+        }
+        due_ms.map_or(Ok(()), |due_ms| write!(f, " for {}", output::format_time(due_ms)))
+    }
 }
 
 /// Which of a timer's times a message is for.
@@ -197,13 +235,89 @@ impl fmt::Display for Answer {
     }
 }
 
+/// Which request of the session this is the answer to.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct HttpAnswer {
+    id: String,
+    asked_by: u64,
+    status: Option<u16>,
+    failure: Option<String>,
+    reason: String,
+    attempts: u32,
+    attempt: u32,
+}
+
+impl fmt::Display for HttpAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, asked_by, status, failure, reason, attempts, attempt } = self;
+        write!(f, "request {id} of #{asked_by}: ")?;
+        match (failure, status) {
+            (Some(code), None) => write!(f, "no answer, {code}: {reason}")?,
+            (Some(code), Some(status)) => {
+                write!(f, "answer {status} that broke off, {code}: {reason}")?;
+            }
+            (None, status) => write!(f, "answer {}", status.unwrap_or_default())?,
+        }
+        if *attempts != 1 {
+            write!(f, ", made {attempts} times")?;
+        }
+        if *attempt > 1 {
+            write!(f, ", attempt {attempt}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Which request of the session this is a part of the answer to.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct HttpPart {
+    id: String,
+    asked_by: u64,
+    attempt: u32,
+}
+
+impl fmt::Display for HttpPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, asked_by, attempt } = self;
+        write!(f, "part of the answer to request {id} of #{asked_by}")?;
+        if *attempt > 1 {
+            write!(f, ", attempt {attempt}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether there are subscribers.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct Presence {
+    present: bool,
+}
+
+impl fmt::Display for Presence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.present { "subscribers: present" } else { "subscribers: absent" })
+    }
+}
+
 impl Entry<'_> {
     /// What it comes from: the client that gave its name, or what is no client.
     pub fn from(&self) -> Option<String> {
         let timer = self.timer.as_ref().map(Firing::to_string);
         let delivery = self.delivery.as_ref().map(Delivery::to_string);
         let answer = self.answer.as_ref().map(Answer::to_string);
-        self.sender.clone().or(timer).or(delivery).or(answer)
+        let http = self.http.as_ref().map(HttpAnswer::to_string);
+        let part = self.part.as_ref().map(HttpPart::to_string);
+        let presence = self.presence.as_ref().map(Presence::to_string);
+        let sessions = timer.or(delivery).or(answer);
+        self.sender.clone().or(sessions).or(http).or(part).or(presence)
+    }
+    /// What it has led to, if anything.
+    pub fn led_to(&self) -> Option<String> {
+        let all: Vec<_> = self.caused.iter().map(Caused::to_string).collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
     pub fn body(&self) -> String {
         shown(&self.content_type, self.body, self.body_base64.as_deref())
@@ -302,11 +416,46 @@ mod tests {
                     "retriable": false}}}"#,
                 Some("hold of #4: refused by stock/x, sold-out: None., attempt 3"),
             ),
+            (
+                r#"{"origin": "http", "http": {"id": "llm", "asked_by": 4, "status": 200,
+                    "attempts": 1, "attempt": 1}}"#,
+                Some("request llm of #4: answer 200"),
+            ),
+            (
+                r#"{"origin": "http", "http": {"id": "llm", "asked_by": 4, "failure": "timeout",
+                    "reason": "Too slow.", "attempts": 5, "attempt": 2}}"#,
+                Some("request llm of #4: no answer, timeout: Too slow., made 5 times, attempt 2"),
+            ),
+            (
+                r#"{"origin": "http", "http": {"id": "llm", "asked_by": 4, "status": 200,
+                    "failure": "too-large", "reason": "Too much.", "attempts": 1, "attempt": 1}}"#,
+                Some("request llm of #4: answer 200 that broke off, too-large: Too much."),
+            ),
+            (
+                r#"{"origin": "http-part", "part": {"id": "llm", "asked_by": 4, "attempt": 2}}"#,
+                Some("part of the answer to request llm of #4, attempt 2"),
+            ),
+            (
+                r#"{"origin": "presence", "presence": {"present": false}}"#,
+                Some("subscribers: absent"),
+            ),
             (r#"{"seq": 3, "sender": "ann"}"#, Some("ann")),
             (r#"{"seq": 3}"#, None),
         ] {
             assert_eq!(read::<Entry<'_>>(text).unwrap().from().as_deref(), expected);
         }
+    }
+
+    /// A reader of the history would not find what a message has led to.
+    #[test]
+    fn a_message_says_what_it_has_led_to() {
+        let text = r#"{"seq": 3, "caused": [{"kind": "timer", "name": "tick", "due_ms": 1000},
+            {"kind": "message", "to": "stock/tea", "name": "hold"}, {"kind": "message", "to": "a/b"},
+            {"kind": "request", "name": "llm"}, {"kind": "close"}, {"kind": "more", "count": 2}]}"#;
+        let expected = "timer tick for 1970-01-01 00:00:01Z; message to stock/tea, outcome as hold; \
+                        message to a/b; request llm; close; 2 more";
+        assert_eq!(read::<Entry<'_>>(text).unwrap().led_to().as_deref(), Some(expected));
+        assert_eq!(read::<Entry<'_>>(r#"{"seq": 3}"#).unwrap().led_to(), None);
     }
 
     /// Without it, a session's values would be shown changed: 1.10 as 1.1, a number of twenty

@@ -7,8 +7,15 @@ use super::{
     output,
     plugin::{self, ScriptOptions},
 };
-use crate::{config::keys::KEYS, limits, plugin::inspect_apart, telemetry, text::clip};
+use crate::{
+    config::{Config, keys::KEYS},
+    limits,
+    plugin::inspect_apart,
+    telemetry,
+    text::clip,
+};
 use serde::Serialize;
+use slotd_outbound::{Secrets, Source};
 use slotd_toolchains::{self as toolchains, BuildOptions, Lang, NewOptions, Steps};
 use std::{ffi::OsString, fmt, path::Path};
 
@@ -150,21 +157,33 @@ pub fn config(command: ConfigCmd, json: bool) -> Result<(), CliError> {
         }
         ConfigCmd::Check(args) => {
             let loaded = load(args)?;
+            let secrets = secrets(&loaded.config)?;
             let file = loaded.file.as_ref().map(|file| file.display().to_string());
             if json {
                 let value = serde_json::json!({
-                    "ok": true, "file": file, "warnings": loaded.warnings,
+                    "ok": true, "file": file, "warnings": loaded.warnings, "secrets": secrets,
                 });
                 return output::line(&value.to_string());
             }
             let set = loaded.origins.len();
             let from = file.unwrap_or_else(|| "no file".into());
+            let secrets = match secrets.as_slice() {
+                [] => String::new(),
+                names => format!("; secrets: {}", names.join(", ")),
+            };
             output::line(&format!(
-                "the configuration is valid ({from}; {set} of {} keys set)",
+                "the configuration is valid ({from}; {set} of {} keys set{secrets})",
                 KEYS.len()
             ))
         }
     }
+}
+
+/// The names of the secrets that a node would begin with. It does not start if they can't be read.
+fn secrets(config: &Config) -> Result<Vec<String>, CliError> {
+    let file = config.secrets_file.as_deref().map(Into::into);
+    let secrets = Secrets::open(Source { file, prefix: config.secrets_env.clone() });
+    Ok(secrets.map_err(|error| CliError::usage(error.to_string()))?.names())
 }
 
 fn load(args: ConfigArgs) -> Result<crate::config::Loaded, CliError> {

@@ -41,7 +41,7 @@ use crate::{
     plugin::compile_child,
     telemetry::{panics, sink},
 };
-use args::{Cmd, DeadCmd, NodeCmd, ServiceCmd, SessionCmd, SlotCmd, TimerCmd};
+use args::{Cmd, DeadCmd, NodeCmd, RequestCmd, ServiceCmd, SessionCmd, SlotCmd, TimerCmd};
 use clap::Parser as _;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -119,6 +119,7 @@ async fn command(command: Cmd, json: bool) -> Result<(), CliError> {
         Cmd::Timers(args) => timers::timers(args, json).await,
         Cmd::Timer(TimerCmd::Cancel(args)) => timers::cancel(args, json).await,
         Cmd::Outbox(args) => timers::outbox(args, json).await,
+        Cmd::Request(RequestCmd::Cancel(args)) => timers::cancel_request(args, json).await,
         Cmd::Dead(DeadCmd::List(args)) => timers::dead(args, json).await,
         Cmd::Dead(DeadCmd::Retry(args)) => {
             timers::change_dead(args, timers::Doing::Retry, json).await

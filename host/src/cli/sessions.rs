@@ -166,12 +166,15 @@ pub async fn history(args: History, json: bool) -> Result<(), CliError> {
                 String::new()
             }
         );
-        let lines = format!(
+        let mut lines = format!(
             "{}\n  > {}\n  < {}\n",
             output::harmless(&head, false),
             entry.body(),
             entry.reply()
         );
+        if let Some(led_to) = entry.led_to() {
+            lines += &format!("  led to {}\n", output::harmless(&led_to, false));
+        }
         output::print(&lines)?;
     }
     let last_seq = page.last_seq;
@@ -271,6 +274,9 @@ pub async fn show(args: SessionArgs, json: bool) -> Result<(), CliError> {
     let size = |name: &str| answer[name].as_u64().unwrap_or(0) as usize;
     let keys = output::count(size("state_keys"), "key");
     out += &field("state", format!("{keys}, {}", output::count(size("state_bytes"), "byte")));
+    if answer["closed"] == true {
+        out += &field("closed", "it takes no more messages".to_owned());
+    }
     if answer["pinned"].is_object() {
         let (against, reason) = (text(&answer, "pinned.against"), text(&answer, "pinned.reason"));
         out += &field("pinned", format!("{against} refused to migrate it: {reason}"));

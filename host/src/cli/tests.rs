@@ -115,6 +115,7 @@ fn all_dead_messages_are_named_as_such() {
         &["dead", "drop", "chat", "room", "--all", "--due", "17"],
         &["timers", "chat", "room", "--after", "x"],
         &["timer", "cancel", "chat", "room"],
+        &["request", "cancel", "chat", "room"],
     ] {
         assert!(Cli::try_parse_from([&["slotd"], bad].concat()).is_err(), "{bad:?}");
     }

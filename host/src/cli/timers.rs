@@ -1,8 +1,8 @@
-//! Operators' commands on timers, on messages to other sessions, and on messages that were given up.
+//! Operators' commands on timers, on messages to other sessions, on requests over HTTP, and on messages that were given up.
 
 use super::{
     admin::service_path,
-    args::{DeadArgs, PageArgs, TimerCancel, Timers},
+    args::{DeadArgs, PageArgs, RequestCancel, TimerCancel, Timers},
     client::{Client, encode, query},
     exit::{CliError, Exit},
     json::Json,
@@ -88,11 +88,17 @@ pub async fn dead(args: Timers, json: bool) -> Result<(), CliError> {
 
 pub async fn outbox(args: Timers, json: bool) -> Result<(), CliError> {
     let Some(found) = listed(args, "outbox", "messages", json).await? else { return Ok(()) };
-    if found.rows.is_empty() {
+    if found.rows.is_empty() && found.requests.is_empty() {
         output::complain("nothing is on its way");
     } else {
-        output::print(&outbox_table(&found.rows))?;
-        for message in found.rows.iter().filter(|message| message["reason"].is_string()) {
+        if !found.rows.is_empty() {
+            output::print(&outbox_table(&found.rows))?;
+        }
+        if !found.requests.is_empty() {
+            output::print(&requests_table(&found.requests))?;
+        }
+        let all = found.rows.iter().chain(&found.requests);
+        for message in all.filter(|message| message["reason"].is_string()) {
             let whose = format!("{}: {}", text(message, "session"), text(message, "id"));
             complain_of(&whose, &text(message, "reason"));
         }
@@ -110,8 +116,8 @@ fn outbox_table(messages: &[Value]) -> String {
             Some("waiting") => format!("waiting, next try {}", next()),
             Some("behind") => "waits for one before it".to_owned(),
             Some("outcome") => match message["refusal"]["code"].as_str() {
-                Some(code) => format!("refused ({code}), handler called {}", next()),
-                None => format!("reply is here, handler called {}", next()),
+                Some(code) => format!("refused ({code}), handler is called {}", next()),
+                None => format!("reply is here, handler is called {}", next()),
             },
             other => other.unwrap_or("-").to_owned(),
         };
@@ -132,6 +138,41 @@ fn outbox_table(messages: &[Value]) -> String {
     table.render()
 }
 
+fn requests_table(requests: &[Value]) -> String {
+    let headings = ["SESSION", "REQUEST", "TO", "STATE", ">FAILED", ">BYTES"];
+    let mut table = Table::new(&headings);
+    for request in requests {
+        let next = || time(request, "next_ms");
+        let state = match request["state"].as_str() {
+            Some("waiting") => format!("waiting, next try {}", next()),
+            Some("answer") => format!("{}, handler is called again {}", came(request), next()),
+            other => other.unwrap_or("-").to_owned(),
+        };
+        let to = match request["url"].as_str() {
+            Some(_) => format!("{} {}", text(request, "method"), text(request, "url")),
+            None => "-".to_owned(),
+        };
+        let failed = if request["failures"].is_u64() { "failures" } else { "attempts" };
+        table.row([
+            text(request, "session"),
+            text(request, "id"),
+            to,
+            state,
+            text(request, failed),
+            text(request, "body_bytes"),
+        ]);
+    }
+    table.render()
+}
+
+/// What came of a request.
+fn came(of: &Value) -> String {
+    match of["failure"].as_str() {
+        Some(code) => format!("failed ({code})"),
+        None => format!("answered {}", text(of, "status")),
+    }
+}
+
 fn dead_table(dead: &[Value]) -> String {
     let headings = [
         "SESSION", "KIND", "ID|TIMER", "DUE", ">DUE MS", "TO", ">TRIED", "STATE", "CODE", ">BYTES",
@@ -141,6 +182,10 @@ fn dead_table(dead: &[Value]) -> String {
         let state = match dead["next_ms"].is_u64() {
             true => format!("retried, next try {}", time(dead, "next_ms")),
             false => format!("dead since {}", time(dead, "died_ms")),
+        };
+        let to = match dead["kind"].as_str() {
+            Some("answer") => came(dead),
+            _ => text(dead, "to"),
         };
         let due = match dead["due_ms"].is_u64() {
             true => time(dead, "due_ms"),
@@ -152,7 +197,7 @@ fn dead_table(dead: &[Value]) -> String {
             named(dead),
             due,
             text(dead, "due_ms"),
-            text(dead, "to"),
+            to,
             text(dead, "attempts"),
             state,
             text(dead, "code"),
@@ -171,16 +216,26 @@ fn complain_of(whose: &str, reason: &str) {
     output::complain(&harmless(&format!("{whose}: {reason}"), false));
 }
 
+#[derive(Default)]
 struct Found {
     rows: Vec<Value>,
     /// Sessions that expire, among timers.
     expiring: Vec<Value>,
+    /// Over HTTP, in an outbox.
+    requests: Vec<Value>,
     next_after: Option<String>,
 }
 
 impl Found {
     fn len(&self) -> u64 {
-        (self.rows.len() + self.expiring.len()) as u64
+        (self.rows.len() + self.expiring.len() + self.requests.len()) as u64
+    }
+
+    /// What an answer has, under a name and beside it.
+    fn take(&mut self, answer: &Value, name: &str) {
+        self.rows.extend_from_slice(list(answer, name));
+        self.expiring.extend_from_slice(list(answer, "expiring"));
+        self.requests.extend_from_slice(list(answer, "requests"));
     }
 
     fn say_more(&self) {
@@ -207,8 +262,9 @@ async fn listed(
     if json {
         return output::line(&answer.to_string()).map(|()| None);
     }
-    let (rows, expiring) = (list(&answer, name).to_vec(), list(&answer, "expiring").to_vec());
-    Ok(Some(Found { rows, expiring, next_after: None }))
+    let mut found = Found::default();
+    found.take(&answer, name);
+    Ok(Some(found))
 }
 
 /// Pages until there are enough: one may have few, or none, and not be the last.
@@ -219,8 +275,7 @@ async fn of_service(
     name: &str,
     json: bool,
 ) -> Result<Option<Found>, CliError> {
-    let (rows, expiring) = (Vec::new(), Vec::new());
-    let mut found = Found { rows, expiring, next_after: page.after.clone() };
+    let mut found = Found { next_after: page.after.clone(), ..Found::default() };
     loop {
         let left = page.limit.saturating_sub(found.len()).max(1);
         let parameters =
@@ -229,8 +284,7 @@ async fn of_service(
         if json {
             return output::line(&answer.to_string()).map(|()| None);
         }
-        found.rows.extend_from_slice(list(&answer, name));
-        found.expiring.extend_from_slice(list(&answer, "expiring"));
+        found.take(&answer, name);
         found.next_after = answer["next_after"].as_str().map(str::to_owned);
         if found.next_after.is_none() || found.len() >= page.limit {
             return Ok(Some(found));
@@ -249,8 +303,19 @@ pub async fn cancel(args: TimerCancel, json: bool) -> Result<(), CliError> {
     output::line(&harmless(&format!("timer {} is cancelled", args.timer), false))
 }
 
+pub async fn cancel_request(args: RequestCancel, json: bool) -> Result<(), CliError> {
+    let rest = format!("/requests/{}", encode(&args.id));
+    let path = operate::path(&args.service, &args.session, &rest)?;
+    let client = args.admin.client()?;
+    let answer = client.request(Method::DELETE, &path, &[], Bytes::new()).await?.json()?;
+    if json {
+        return output::line(&answer.to_string());
+    }
+    output::line(&harmless(&format!("request {} is cancelled", args.id), false))
+}
+
 pub async fn change_dead(args: DeadArgs, doing: Doing, json: bool) -> Result<(), CliError> {
-    let path = operate::path(&args.service, &args.session, "/dead")?;
+    let path = operate::path(&args.service, &args.session, "")?;
     let client = args.admin.client()?;
     let (named, listed) = match (&args.message, args.due) {
         (Some(timer), Some(due_ms)) => (vec![of_timer(timer, due_ms)], false),
@@ -301,21 +366,25 @@ pub async fn change_dead(args: DeadArgs, doing: Doing, json: bool) -> Result<(),
     }
 }
 
-/// The path of a timer's dead message, behind that of all.
+/// The path of a timer's dead message, behind that of the session.
 fn of_timer(timer: &str, due_ms: u64) -> String {
-    format!("{}/{due_ms}", encode(timer))
+    format!("dead/{}/{due_ms}", encode(timer))
 }
 
-/// The paths of the dead messages of a session, or of one timer of it, or of one.
+/// The paths of the dead messages of a session, or of one timer or request of it, or of one.
 async fn dead_of(
     client: &Client,
     path: &str,
     wanted: Option<&str>,
 ) -> Result<Vec<String>, CliError> {
-    let answer = client.get(path).await?.json()?;
+    let answer = client.get(&format!("{path}/dead")).await?.json()?;
     let of = |dead: &Value| {
         let (name, path) = match dead["id"].as_str() {
-            Some(id) => (id, encode(id)),
+            Some(id) if dead["kind"] == "answer" => {
+                let time_ms = dead["time_ms"].as_u64()?;
+                (id, format!("requests/{}/dead/{time_ms}", encode(id)))
+            }
+            Some(id) => (id, format!("dead/{}", encode(id))),
             None => {
                 let timer = dead["timer"].as_str()?;
                 (timer, of_timer(timer, dead["due_ms"].as_u64()?))
@@ -403,5 +472,40 @@ mod tests {
         })]);
         let row: Vec<_> = table.lines().nth(1).unwrap_or_default().split_whitespace().collect();
         assert_eq!(row[..6], ["ann", "send", "7-1-3", "-", "-", "stock/x"], "{table}");
+    }
+
+    /// Whoever asks why no answer came has to see whether the request was made, and what came of it.
+    #[test]
+    fn requests_and_what_came_of_them_are_shown() {
+        let table = requests_table(&[
+            json!({
+                "session": "ann", "id": "ask", "state": "open", "method": "POST",
+                "url": "https://a.example/v1?key={{secret:KEY}}", "attempts": 0, "next_ms": 1,
+                "body_bytes": 12,
+            }),
+            json!({
+                "session": "ann", "id": "again", "state": "waiting", "method": "GET",
+                "url": "https://a.example/", "attempts": 2, "next_ms": 9_000, "body_bytes": 0,
+            }),
+            json!({
+                "session": "ann", "id": "had", "state": "answer", "attempts": 1, "failures": 3,
+                "next_ms": 9_000, "status": 200, "body_bytes": 5,
+            }),
+            json!({
+                "session": "ann", "id": "broken", "state": "answer", "attempts": 1, "failures": 3,
+                "next_ms": 9_000, "status": 200, "failure": "timeout", "body_bytes": 5,
+            }),
+        ]);
+        let rows: Vec<&str> = table.lines().collect();
+        assert!(rows[1].contains("POST https://a.example/v1?key={{secret:KEY}}"), "{table}");
+        assert!(rows[2].contains("waiting, next try 1970-01-01 00:00:09Z"), "{table}");
+        assert!(rows[3].contains("answered 200, handler is called again 1970-01-01"), "{table}");
+        assert!(rows[4].contains("failed (timeout), handler is called again"), "{table}");
+        let dead = json!({
+            "session": "ann", "kind": "answer", "id": "had", "time_ms": 7, "status": 404,
+            "attempts": 20, "died_ms": 5_000, "code": "plugin-trapped", "body_bytes": 0,
+        });
+        let table = dead_table(&[dead]);
+        assert!(table.contains("answered 404") && table.contains("had"), "{table}");
     }
 }

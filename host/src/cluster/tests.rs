@@ -239,7 +239,8 @@ impl World {
             resettable: false,
         };
         let plugins = Arc::new(plugins);
-        let foundation = Foundation { data_dir: data.clone(), plugins, shared: Some(shared) };
+        let (data_dir, shared) = (data.clone(), Some(shared));
+        let foundation = Foundation { data_dir, plugins, shared, requester: None };
         let node = Node::start(options, foundation).unwrap();
         self.wires.handlers.lock().insert(name.clone(), handler);
         self.nodes.push(TestNode { name, node, members, engine, held, leaving, _data: data });
@@ -289,6 +290,7 @@ impl World {
             sender: None,
             content_type: "text/plain".into(),
             body: Bytes::copy_from_slice(body.as_bytes()),
+            trace: None,
         };
         node.send(&key(session), message).await.map(|sent| sent.seq)
     }
@@ -400,6 +402,7 @@ async fn slots_move_under_load_without_loss() {
                             sender: None,
                             content_type: "text/plain".into(),
                             body: body.clone(),
+                            trace: None,
                         };
                         pending.push(node.enqueue(&key, message).await.unwrap());
                         sent.push(body);

@@ -24,8 +24,8 @@ const HEAD: &str = "\
    (an empty variable counts as not set),
 4. flags: `--api-listen` for `api.listen`.
 
-`slotd config print` shows every value and its source; `slotd config check` only checks. Both take
-the same flags as `slotd serve`.
+`slotd config print` shows every value and its source; `slotd config check` only checks, and reads the
+secrets for that. Both take the same flags as `slotd serve`.
 
 With an unknown key or `SLOTD_*` variable, or a value that is not allowed, slotd does not start (exit
 code 2). It reports all problems at once, with the key, the value, its source and what is allowed:

@@ -303,6 +303,64 @@ pub static KEYS: &[Key] = &[
          again holds up what the same session sends to the same one after it. Elsewhere that goes \
          on meanwhile, and comes before it. The same on every node."
     ),
+    optional!(
+        "effects.http",
+        Kind::HttpRules,
+        Text,
+        http_rules,
+        "Which services' handlers may make requests over HTTP to which hosts: `SERVICE>HOST`, \
+         comma-separated; the service `*` is any. A host is `api.example.com` (HTTPS on its port), \
+         `api.example.com:8443`, `*.example.com` (all names below), an address, or with `http://` \
+         before it one without encryption. A host that has private addresses needs `!private` \
+         behind it (`chat>10.0.0.7:8080!private`). Other requests end the call with 403 \
+         `request-refused`. The same on every node."
+    ),
+    optional!(
+        "effects.http_secrets",
+        Kind::HttpGrants,
+        Text,
+        http_secrets,
+        "Which services may use which secrets at which hosts: `SERVICE>NAME>HOST`, comma-separated, \
+         with hosts as in `effects.http` (`chat>API_KEY>api.example.com`). A request has \
+         `{{secret:NAME}}` in its URL or in a header, and nobody sees the value. The same on every \
+         node."
+    ),
+    optional!(
+        "effects.secrets_file",
+        Kind::Path,
+        Text,
+        secrets_file,
+        "A file of secrets, with a line `NAME=value` for each; lines that begin with `#` are \
+         comments. It is read again within 5 s of a change. If it is wrong then, the old secrets \
+         stay and an error is logged; at the start it is refused."
+    ),
+    optional!(
+        "effects.secrets_env",
+        Kind::Prefix,
+        Text,
+        secrets_env,
+        "Environment variables whose names begin with this are secrets; the rest of the name is \
+         the secret's (`SECRET_` makes `SECRET_API_KEY` the secret `API_KEY`). What \
+         `effects.secrets_file` has of the same name goes before."
+    ),
+    count!(
+        "effects.http_at_once",
+        1,
+        slotd_outbound::limits::AT_ONCE_MAX,
+        usize,
+        http_at_once,
+        "The number of requests over HTTP that one service has under way at one host, from this \
+         node. Others wait for their turn."
+    ),
+    count!(
+        "effects.http_per_second",
+        1,
+        slotd_outbound::limits::PER_SECOND_MAX,
+        u32,
+        http_per_second,
+        "The number of requests over HTTP that one service makes a second at one host, from this \
+         node."
+    ),
     same!(
         "admin.listen",
         Kind::Address,

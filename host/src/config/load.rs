@@ -208,7 +208,10 @@ impl Loading {
             }
             None => {
                 let shown = key.masked(raw).unwrap_or_else(|| format!("{raw:?}"));
-                let allowed = format!("not allowed: it must be {}", key.kind.allowed());
+                let problem =
+                    key.kind.problem(raw).map_or_else(String::new, |it| format!("; {it}"));
+                let allowed = key.kind.allowed();
+                let allowed = format!("not allowed: it must be {allowed}{problem}");
                 self.problem(key.name, Some(shown), &origin, allowed);
             }
         }

@@ -49,6 +49,16 @@ pub struct Config {
     pub sends: Option<String>,
     /// As above.
     pub in_order: Option<String>,
+    /// As [`crate::requests::Rules::parse`] reads it.
+    pub http_rules: Option<String>,
+    /// As [`crate::requests::Grants::parse`] reads it.
+    pub http_secrets: Option<String>,
+    pub secrets_file: Option<String>,
+    /// What the names of environment variables that are secrets begin with.
+    pub secrets_env: Option<String>,
+    /// Requests over HTTP at once, of a service to a host.
+    pub http_at_once: usize,
+    pub http_per_second: u32,
     pub mailbox_messages: usize,
     pub slot_idle: Duration,
     pub session_cache_bytes: usize,
@@ -178,6 +188,12 @@ impl Default for Config {
             notify: None,
             sends: None,
             in_order: None,
+            http_rules: None,
+            http_secrets: None,
+            secrets_file: None,
+            secrets_env: None,
+            http_at_once: slotd_outbound::limits::AT_ONCE,
+            http_per_second: slotd_outbound::limits::PER_SECOND,
             mailbox_messages: limits::MAILBOX_MESSAGES_DEFAULT,
             slot_idle: limits::SLOT_IDLE_DEFAULT,
             session_cache_bytes: limits::SESSION_CACHE_BYTES_DEFAULT,

@@ -286,6 +286,9 @@ fn every_key_takes_its_own_default_and_another_value() {
             Kind::Seeds => "a:1, [::1]:7072".into(),
             Kind::Services => "chat, board".into(),
             Kind::Sends => "cart>stock, chat>*".into(),
+            Kind::HttpRules => "chat>a.example, *>10.0.0.7:8080!private".into(),
+            Kind::HttpGrants => "chat>KEY>a.example".into(),
+            Kind::Prefix => "SECRET_".into(),
             Kind::Snapshots => "file:///var/snapshots".into(),
             Kind::Name | Kind::ClusterName | Kind::Path | Kind::Secret => "something-else".into(),
         };
@@ -318,4 +321,39 @@ fn a_weak_secret_of_a_cluster_is_refused_unless_it_is_accepted() {
     let strong = [("cluster.secret", "5f0c1b7e9a3d42688d1f60b2c4e7a935")];
     let all = [&[("nats.servers", "nats://a:4222")], &strong[..]].concat();
     assert!(load(&sources(None, &[], &all)).unwrap().warnings.is_empty());
+}
+
+/// A list of rules is long. What is wrong in it has to be found, and a key that was pasted into it must not be printed.
+#[test]
+fn a_wrong_rule_is_named_and_a_pasted_secret_is_not_shown() {
+    let flags = [
+        ("effects.http", "chat>a.example, chat>*.b.example!private"),
+        ("effects.http_secrets", "chat>sk-live-0123>a.example"),
+        ("effects.secrets_env", "SLOTD_SECRET_"),
+    ];
+    let complaint = complaint(&sources(None, &[], &flags));
+    assert!(complaint.contains("item 2: !private needs one named host"), "{complaint}");
+    assert!(complaint.contains("a secret's name has letters, digits and _"), "{complaint}");
+    assert!(complaint.contains("which are slotd's own"), "{complaint}");
+    assert!(!complaint.contains("sk-live"), "{complaint}");
+}
+
+/// What every user of the machine can read is no secret, nor is what goes out unencrypted.
+#[test]
+fn secrets_that_others_may_read_are_warned_of() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(dir.path(), "secrets", "KEY=0123456789\n");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let flags = [
+        ("effects.http", "chat>http://a.example"),
+        ("effects.http_secrets", "chat>KEY>http://a.example"),
+        ("effects.secrets_file", file.to_str().unwrap()),
+    ];
+    let warnings = load(&sources(None, &[], &flags)).unwrap().warnings;
+    let has = |part: &str| warnings.iter().any(|warning| warning.contains(part));
+    assert!(has("which holds effects.secrets_file"), "{warnings:?}");
+    assert!(has("the secret is sent unencrypted"), "{warnings:?}");
+    assert!(has("traffic to it is not encrypted"), "{warnings:?}");
+    assert!(!has("0123456789"), "{warnings:?}");
 }

@@ -5,6 +5,7 @@ use crate::{
     limits,
     memory::available_memory,
     names::{ServiceName, is_cluster_name},
+    requests::{Grants, Rules},
 };
 use std::{fmt, net::SocketAddr, time::Duration};
 
@@ -45,6 +46,12 @@ pub enum Kind {
     Services,
     /// Pairs of services, as [`SendRules`] has them.
     Sends,
+    /// Rules of requests over HTTP, as [`Rules`] has them.
+    HttpRules,
+    /// Secrets that these may use, as [`Grants`] has them.
+    HttpGrants,
+    /// What the names of environment variables begin with.
+    Prefix,
     /// Where snapshots go.
     Snapshots,
     /// A log filter, in the syntax of `tracing-subscriber`.
@@ -149,6 +156,15 @@ impl Kind {
                 SendRules::parse(raw).ok()?;
                 Value::Text(raw.into())
             }
+            Kind::HttpRules => {
+                Rules::parse(raw).ok()?;
+                Value::Text(raw.into())
+            }
+            Kind::HttpGrants => {
+                Grants::parse(raw).ok()?;
+                Value::Text(raw.into())
+            }
+            Kind::Prefix => Value::Text(is_prefix(raw).then(|| raw.into())?),
             Kind::Services => Value::Text(list(raw, |name| ServiceName::parse(name).is_ok())?),
             Kind::Snapshots => Value::Text(is_snapshots_url(raw).then(|| raw.into())?),
             Kind::Filter => Value::Text(is_filter(raw).then(|| raw.into())?),
@@ -209,6 +225,18 @@ impl Kind {
             Kind::Sends => {
                 "pairs of services with commas between (cart>stock, chat>*); * is any".into()
             }
+            Kind::HttpRules => {
+                "services and hosts with commas between (chat>api.example.com, *>10.0.0.7:8080!private)"
+                    .into()
+            }
+            Kind::HttpGrants => "services, names of secrets and hosts with commas between \
+                                 (chat>API_KEY>api.example.com)"
+                .into(),
+            Kind::Prefix => format!(
+                "1 to {} bytes of a-z, A-Z, 0-9 and '_', with '_' at the end (SECRET_); not \
+                 SLOTD_..., which are slotd's own",
+                limits::SECRET_PREFIX_BYTES_MAX
+            ),
             Kind::Services => {
                 "names of services with commas between (chat,board), or * for all of them".into()
             }
@@ -218,6 +246,15 @@ impl Kind {
             Kind::Filter => "a level (error, warn, info, debug, trace, off) or a filter by module \
                              (info,slotd::slot=debug)"
                 .into(),
+        }
+    }
+
+    /// What is wrong with a value that has many parts, in particular.
+    pub fn problem(&self, raw: &str) -> Option<String> {
+        match self {
+            Kind::HttpRules => Rules::parse(raw).err(),
+            Kind::HttpGrants => Grants::parse(raw).err(),
+            _ => None,
         }
     }
 
@@ -247,6 +284,9 @@ pub fn masked(kind: &Kind, raw: &str) -> Option<String> {
             let items = raw.split(',').map(|item| mask(item.trim()));
             Some(if sound { items.collect::<Vec<_>>().join(",") } else { REDACTED.into() })
         }
+        // With a typing error in it, it may be the secret itself that was written.
+        Kind::HttpGrants if kind.parse(raw).is_none() => Some(REDACTED.into()),
+        Kind::HttpRules if raw.contains('@') => Some(REDACTED.into()),
         _ => None,
     }
 }
@@ -274,6 +314,13 @@ fn is_host_port(raw: &str) -> bool {
     let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);
     !host.is_empty() && host.bytes().all(allowed) && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+fn is_prefix(raw: &str) -> bool {
+    (1..=limits::SECRET_PREFIX_BYTES_MAX).contains(&raw.len())
+        && raw.ends_with('_')
+        && !raw.starts_with("SLOTD_")
+        && raw.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 fn is_snapshots_url(raw: &str) -> bool {

@@ -17,6 +17,7 @@ use crate::{
     message::Ephemeral,
     names::is_reserved_kind,
     node::{Cursor, Published},
+    slot::request::RESTARTED,
 };
 use axum::{Extension, body::Body, extract::State};
 use bytes::{Bytes, BytesMut};
@@ -174,7 +175,8 @@ fn write_events(out: &mut BytesMut, published: &Published, from: usize) {
         let data = serde_json::to_string(&view).unwrap_or_default();
         let cursor = Cursor::after_event(published.seq, view.index, published.incarnation);
         field(out, "id", &cursor.to_string());
-        if is_reserved_kind(&event.kind) {
+        // Of the history, and slotd's own: no handler could ever emit it.
+        if is_reserved_kind(&event.kind) && event.kind != RESTARTED {
             field(out, "event", &format!("{STORED_RESERVED}{}", event.kind));
         } else if !event.kind.is_empty() {
             field(out, "event", &event.kind);
@@ -282,6 +284,16 @@ mod tests {
             assert!(text.contains(&format!("\nevent: plugin.{kind}\n")), "{text}");
             assert!(text.contains(&format!("\"kind\":\"{kind}\"")), "{text}");
         }
+        // What slotd itself says in the middle of a history goes under its name, with a place.
+        let body = Bytes::from_static(b"{}");
+        let restarted =
+            Event { kind: RESTARTED.into(), content_type: "application/json".into(), body };
+        let published =
+            Published { seq: 1, incarnation: None, time_ms: 5, events: vec![restarted].into() };
+        let mut out = BytesMut::new();
+        assert!(!write(&mut out, Item::Events { published, from: 0, held: Held::default() }));
+        let text = std::str::from_utf8(&out).expect("UTF-8");
+        assert!(text.starts_with("id: ") && text.contains("\nevent: slotd.restarted\n"), "{text}");
         let mut out = BytesMut::new();
         assert!(write(&mut out, Item::Deleted));
         assert_eq!(&out[..], b"id: 0\nevent: slotd.deleted\ndata: {}\n\n");

@@ -70,6 +70,7 @@ impl Session {
             pinned: None,
             incarnation: Some(self.incarnation()),
             made_again: self.before > 0,
+            closed: false,
         }
     }
 }
@@ -218,6 +219,7 @@ impl FakeNode {
             deployment: 1,
             events,
             origin: None,
+            caused: Vec::new(),
         });
         session.entries.push(entry.clone());
         let live = published(&entry, of);

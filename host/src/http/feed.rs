@@ -254,7 +254,7 @@ mod tests {
     async fn send(backend: &Backend, key: &SessionKey, events: usize) {
         let body = format!("{{\"events\":{events}}}").into();
         let content_type = "application/json".into();
-        let message = Incoming { id: None, sender: None, content_type, body };
+        let message = Incoming { id: None, sender: None, content_type, body, trace: None };
         backend.enqueue(key, message).await.expect("enqueued").await.expect("sent");
     }
     fn cursor(text: &str) -> Option<Cursor> {

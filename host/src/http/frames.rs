@@ -127,7 +127,10 @@ fn send(
     let read = content(frame, body_bytes_max)?;
     let (content_type, body) =
         read.ok_or_else(|| invalid("a \"send\" needs a body or a body_base64"))?;
-    Ok(SendFrame { id: id.clone(), message: Incoming { id: Some(id), sender, content_type, body } })
+    Ok(SendFrame {
+        id: id.clone(),
+        message: Incoming { id: Some(id), sender, content_type, body, trace: None },
+    })
 }
 
 fn notification(

@@ -91,6 +91,7 @@ where
         sender: params::sender(headers)?,
         content_type: params::content_type(headers)?,
         body: Bytes::new(),
+        trace: params::trace(headers),
     };
     let mut room = Charge::new(&**api.buffers(), Kind::Bodies);
     message.body = deadline
@@ -234,6 +235,7 @@ fn plugin_value(label: &str) -> HeaderValue {
         ("session" = String, Path, description = "The session's id, percent-encoded"),
         ("Idempotency-Key" = Option<String>, Header, description = "Identifies this message, 1 to 128 bytes: repeats are applied once"),
         ("Slotd-Sender" = Option<String>, Header, description = "The sender, 1 to 256 bytes; passed to the handler and kept in the history"),
+        ("traceparent" = Option<String>, Header, description = "The trace that the message is part of (W3C Trace Context): requests over HTTP that it leads to carry it; ignored if invalid"),
     ),
     request_body(content = Binary, content_type = "*/*", description = "The message, of any content type"),
     responses(

@@ -111,6 +111,7 @@ fn bound(parameter: &mut Parameter) {
         }
         (ParameterIn::Path, "session") => text(NO_CONTROLS, limits::SESSION_ID_BYTES_MAX),
         (ParameterIn::Path, "timer") => text(NO_CONTROLS, limits::TIMER_NAME_BYTES_MAX),
+        (ParameterIn::Path, "request") => text(NO_CONTROLS, limits::REQUEST_ID_BYTES_MAX),
         (ParameterIn::Path, "message") => text("^[0-9]+-[0-9]+-[0-9]+$", PLACE_CHARS_MAX),
         (ParameterIn::Path, "node") => {
             schema.min_length = Some(1);
@@ -202,7 +203,15 @@ fn codes(method: &str, path: &str) -> Vec<Code> {
         ("POST", "/{session}/messages") => {
             let plugin = PLUGIN.into_iter().filter(|code| *code != SessionNotFound);
             let plugin: Vec<Code> = plugin.collect();
-            let own = [IdempotencyConflict, OutcomeUnknown, SendRefused, OutboxFull, SendsFull];
+            let own = [
+                IdempotencyConflict,
+                OutcomeUnknown,
+                SendRefused,
+                RequestRefused,
+                SessionClosed,
+                OutboxFull,
+                SendsFull,
+            ];
             of(&[&READ, &plugin, &own])
         }
         ("GET", "/{session}/messages") => of(&[&READ, &[SessionNotFound, PositionGone]]),
@@ -221,7 +230,7 @@ fn operators(method: &str, path: &str, read: &[Code], change: &[Code]) -> Vec<Co
     use Code::*;
     let own: &[Code] = match (method, path.rsplit('/').next()) {
         ("GET", _) => &[SessionNotFound],
-        (_, Some("{timer}" | "{due_ms}" | "{message}" | "retry")) => {
+        (_, Some("{timer}" | "{due_ms}" | "{message}" | "{request}" | "{time_ms}" | "retry")) => {
             &[SessionNotFound, TimerNotFound]
         }
         (_, Some("state")) => {
@@ -379,6 +388,9 @@ mod tests {
                 "DELETE /admin/v1/services/{service}/sessions/{session}/dead/{timer}/{due_ms}",
                 "POST /admin/v1/services/{service}/sessions/{session}/dead/{message}/retry",
                 "DELETE /admin/v1/services/{service}/sessions/{session}/dead/{message}",
+                "DELETE /admin/v1/services/{service}/sessions/{session}/requests/{request}",
+                "POST /admin/v1/services/{service}/sessions/{session}/requests/{request}/dead/{time_ms}/retry",
+                "DELETE /admin/v1/services/{service}/sessions/{session}/requests/{request}/dead/{time_ms}",
                 "POST /admin/v1/reset",
                 "GET /admin/v1/slots",
                 "GET /admin/v1/slots/{slot}",

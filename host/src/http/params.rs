@@ -6,6 +6,7 @@ use crate::{
     limits,
     names::{ServiceName, SessionKey},
     node::Consistency,
+    trace::{TRACEPARENT, Trace},
 };
 use http::{HeaderMap, HeaderName, Uri, header};
 use percent_encoding::percent_decode_str;
@@ -22,6 +23,11 @@ pub(super) static ONCE: [HeaderName; 3] = [
 ];
 /// The content type of a body without one.
 pub(super) const OCTET_STREAM: &str = "application/octet-stream";
+
+/// What a message is a part of. What is none is ignored, as the standard says.
+pub(super) fn trace(headers: &HeaderMap) -> Option<Trace> {
+    Trace::parse(headers.get(TRACEPARENT)?.to_str().ok()?)
+}
 
 pub(super) fn invalid(detail: impl Into<Cow<'static, str>>) -> Error {
     Error::new(Code::RequestInvalid, detail)
@@ -93,8 +99,21 @@ pub(super) fn timer_of(uri: &Uri) -> Result<String, Error> {
 
 /// The time of `.../dead/{timer}/{due_ms}`.
 pub(super) fn due_of(uri: &Uri) -> Result<u64, Error> {
-    let raw = segment(uri, 9);
+    milliseconds(segment(uri, 9))
+}
+
+fn milliseconds(raw: &str) -> Result<u64, Error> {
     raw.parse().map_err(|_| invalid(format!("{raw:?} in the path is no time in milliseconds")))
+}
+
+/// The request of `/admin/v1/services/{service}/sessions/{session}/requests/{request}`.
+pub(super) fn request_of(uri: &Uri) -> Result<String, Error> {
+    Ok(decode(segment(uri, 8), "request's id")?.into_owned())
+}
+
+/// The time of `.../requests/{request}/dead/{time_ms}`.
+pub(super) fn time_of(uri: &Uri) -> Result<u64, Error> {
+    milliseconds(segment(uri, 10))
 }
 
 /// The message of `.../dead/{message}`.

@@ -59,6 +59,9 @@ pub(super) fn admin_routes() -> OpenApiRouter<Admin> {
         .routes(routes!(timers::drop_dead))
         .routes(routes!(timers::retry_send))
         .routes(routes!(timers::drop_send))
+        .routes(routes!(timers::cancel_request))
+        .routes(routes!(timers::retry_answer))
+        .routes(routes!(timers::drop_answer))
         .routes(routes!(operate::delete_sessions))
         .routes(routes!(operate::reset))
         .routes(routes!(admin::slots))
@@ -119,10 +122,11 @@ struct Guard {
 }
 
 /// Routes of POST whose requests have no body.
-const WITHOUT_BODY: [&str; 8] = [
+const WITHOUT_BODY: [&str; 9] = [
     "/admin/v1/services/{service}/rollback",
     "/admin/v1/services/{service}/sessions/{session}/dead/{timer}/{due_ms}/retry",
     "/admin/v1/services/{service}/sessions/{session}/dead/{message}/retry",
+    "/admin/v1/services/{service}/sessions/{session}/requests/{request}/dead/{time_ms}/retry",
     "/admin/v1/slots/{slot}/drain",
     "/admin/v1/rebalance",
     "/admin/v1/nodes/{node}/drain",

@@ -1,4 +1,4 @@
-//! The admin API on timers, on messages to other sessions, and on messages that were given up.
+//! The admin API on timers, on messages to other sessions, on requests over HTTP, and on messages that were given up.
 
 use super::{
     Admin,
@@ -8,7 +8,7 @@ use super::{
     views::{DeadPage, EffectChanged, OutboxPage, TimersPage, json},
 };
 use crate::{
-    effects::timer::name_problem,
+    effects::{http::id_problem, timer::name_problem},
     error::Error,
     names::{SessionId, SessionKey},
     node::EffectKind,
@@ -84,7 +84,8 @@ pub(super) async fn cancel(State(admin): State<Admin>, uri: Uri) -> Answer {
 /// Lists a service's outbox
 ///
 /// Messages that its sessions have sent to others and are not done with: on their way, waiting to be sent again, or
-/// with an outcome that the handler has not taken yet. Without their bodies. A page may have fewer than `limit`, even
+/// with an outcome that the handler has not taken yet; and requests over HTTP that are open, or whose answer the handler has
+/// failed. Without their bodies. A page may have fewer than `limit`, even
 /// none: there are more as long as there is a `next_after`.
 #[utoipa::path(
     get,
@@ -105,7 +106,7 @@ pub(super) async fn outbox_of_service(State(admin): State<Admin>, uri: Uri) -> A
 
 /// Lists a session's outbox
 ///
-/// All that it has sent to others and is not done with, with their bodies.
+/// All that it has sent to others, or asked for over HTTP, and is not done with, with their bodies.
 #[utoipa::path(
     get,
     operation_id = "session_outbox",
@@ -124,7 +125,8 @@ pub(super) async fn outbox_of_session(State(admin): State<Admin>, uri: Uri) -> A
 
 /// Lists a service's dead messages
 ///
-/// Messages that were given up, of timers and to other sessions, by session, without their bodies. A timer's that is
+/// Messages that were given up, of timers and to other sessions, and answers to requests over HTTP, by session, without their
+/// bodies. A timer's that is
 /// tried again is here until it is handled. A page ends with a session, so it may have some more than `limit`; or fewer, even none: there are
 /// more as long as there is a `next_after`.
 #[utoipa::path(
@@ -257,7 +259,72 @@ pub(super) async fn drop_send(State(admin): State<Admin>, uri: Uri) -> Answer {
     act(&admin, key, EffectAction::DropDeadSend(place)).await
 }
 
-/// Where a page begins.
+/// Cancels a request over HTTP
+///
+/// It is made no more, and no answer to it comes. What was sent by then may have its effect. An answer that the handler has
+/// failed is no longer a request.
+#[utoipa::path(
+    delete,
+    operation_id = "cancel_request",
+    path = "/admin/v1/services/{service}/sessions/{session}/requests/{request}",
+    tag = "admin",
+    params(
+        ("service" = String, Path, description = "The service"),
+        ("session" = String, Path, description = "The session's id, percent-encoded"),
+        ("request" = String, Path, description = "The request's id, percent-encoded"),
+    ),
+    responses((status = 200, description = "It is cancelled, durably", body = EffectChanged, content_type = "application/json"))
+)]
+pub(super) async fn cancel_request(State(admin): State<Admin>, uri: Uri) -> Answer {
+    let (key, id) = request_named(&uri)?;
+    act(&admin, key, EffectAction::CancelRequest { id }).await
+}
+
+/// Tries a dead answer to a request again
+///
+/// The handler is called with it at once, and as often as the first time before it is given up again. The request is not made
+/// again. It is no longer dead then: it is in the outbox. While another answer of that id is there, it is 404.
+#[utoipa::path(
+    post,
+    operation_id = "retry_dead_answer",
+    path = "/admin/v1/services/{service}/sessions/{session}/requests/{request}/dead/{time_ms}/retry",
+    tag = "admin",
+    params(
+        ("service" = String, Path, description = "The service"),
+        ("session" = String, Path, description = "The session's id, percent-encoded"),
+        ("request" = String, Path, description = "The request's id, percent-encoded"),
+        ("time_ms" = u64, Path, description = "`time_ms` of the dead answer"),
+    ),
+    responses((status = 200, description = "It is tried again, durably", body = EffectChanged, content_type = "application/json"))
+)]
+pub(super) async fn retry_answer(State(admin): State<Admin>, uri: Uri) -> Answer {
+    let (key, id) = request_named(&uri)?;
+    let time = params::time_of(&uri)?;
+    act(&admin, key, EffectAction::RetryDeadAnswer { id, time }).await
+}
+
+/// Drops a dead answer to a request
+///
+/// It is never tried again.
+#[utoipa::path(
+    delete,
+    operation_id = "drop_dead_answer",
+    path = "/admin/v1/services/{service}/sessions/{session}/requests/{request}/dead/{time_ms}",
+    tag = "admin",
+    params(
+        ("service" = String, Path, description = "The service"),
+        ("session" = String, Path, description = "The session's id, percent-encoded"),
+        ("request" = String, Path, description = "The request's id, percent-encoded"),
+        ("time_ms" = u64, Path, description = "`time_ms` of the dead answer"),
+    ),
+    responses((status = 200, description = "It is dropped, durably", body = EffectChanged, content_type = "application/json"))
+)]
+pub(super) async fn drop_answer(State(admin): State<Admin>, uri: Uri) -> Answer {
+    let (key, id) = request_named(&uri)?;
+    let time = params::time_of(&uri)?;
+    act(&admin, key, EffectAction::DropDeadAnswer { id, time }).await
+}
+
 /// A page of what a service has by places that mean nothing to a client, and the next page's.
 async fn page_of_service(
     admin: &Admin,
@@ -297,6 +364,16 @@ fn named(uri: &Uri) -> Result<(SessionKey, String), Error> {
     match name_problem(&timer) {
         Some(problem) => Err(Error::name_invalid(problem)),
         None => Ok((key, timer)),
+    }
+}
+
+/// The session and the request of a path.
+fn request_named(uri: &Uri) -> Result<(SessionKey, String), Error> {
+    params::no_query(uri)?;
+    let (key, id) = (params::admin_session_of(uri)?, params::request_of(uri)?);
+    match id_problem(&id) {
+        Some(problem) => Err(Error::name_invalid(problem)),
+        None => Ok((key, id)),
     }
 }
 

@@ -1,8 +1,13 @@
 //! The structs of JSON answers, also used for the OpenAPI document.
 
+mod answers;
+mod caused;
+mod requests;
 mod sends;
 mod timers;
 
+pub use answers::{HttpAnswerView, HttpPartView, PresenceView};
+pub use caused::CausedView;
 pub use sends::{AnswerView, DeliveryView, OutboxPage};
 pub use timers::{DeadPage, EffectChanged, TimersPage};
 
@@ -48,7 +53,9 @@ pub struct EntryView<'a> {
     pub sender: Option<&'a str>,
     /// `operator`: not a message, but an operator's action; the body describes it. `timer`: the session's own timer
     /// sent it. `session`: another session sent it, or this one. `answer`: the outcome of a message that this session has
-    /// sent. Absent: a client's message.
+    /// sent. `http`: the answer to a request that this session has made, or why there is none. `http-part`: not a message,
+    /// but a part of such an answer, shown while it came. `presence`: the session's first subscriber has come, or the last
+    /// one has gone. Absent: a client's message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origin: Option<&'static str>,
     /// Of a timer's message.
@@ -60,6 +67,15 @@ pub struct EntryView<'a> {
     /// Of an outcome.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answer: Option<AnswerView<'a>>,
+    /// Of an answer to a request over HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpAnswerView<'a>>,
+    /// Of a part of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub part: Option<HttpPartView<'a>>,
+    /// Of what subscribers did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub presence: Option<PresenceView>,
     /// Milliseconds since the Unix epoch.
     pub time_ms: u64,
     /// `<version>+<short digest>` of the plugin that handled it.
@@ -80,6 +96,9 @@ pub struct EntryView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply_base64: Option<String>,
     pub events: Vec<EventView<'a>>,
+    /// What it has led to; left out where that is nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub caused: Vec<CausedView<'a>>,
 }
 
 /// Which of a timer's times a message is for.
@@ -192,6 +211,7 @@ impl<'a> EntryView<'a> {
         let reply = Shown::new(&entry.reply_content_type, &entry.reply);
         let event = |(i, e)| EventView::new(entry.seq, i, entry.time_ms, e);
         let (mut timer, mut delivery, mut answer) = (None, None, None);
+        let (mut http, mut part, mut presence) = (None, None, None);
         let origin = entry.origin.as_deref().map(|origin| match origin {
             effects::Origin::Timer(firing) => {
                 timer = Some(FiringView::new(firing));
@@ -205,6 +225,18 @@ impl<'a> EntryView<'a> {
                 answer = Some(AnswerView::new(answered));
                 "answer"
             }
+            effects::Origin::Http(answered) => {
+                http = Some(HttpAnswerView::new(answered));
+                "http"
+            }
+            effects::Origin::Part(of) => {
+                part = Some(HttpPartView::new(of));
+                "http-part"
+            }
+            effects::Origin::Presence(present) => {
+                presence = Some(PresenceView { present: *present });
+                "presence"
+            }
         });
         let operator = entry.is_operators().then_some("operator");
         Self {
@@ -215,6 +247,9 @@ impl<'a> EntryView<'a> {
             timer,
             delivery,
             answer,
+            http,
+            part,
+            presence,
             time_ms: entry.time_ms,
             plugin,
             content_type: &entry.content_type,
@@ -224,6 +259,7 @@ impl<'a> EntryView<'a> {
             reply: reply.inline(),
             reply_base64: reply.base64(),
             events: entry.events.iter().enumerate().map(event).collect(),
+            caused: entry.caused.iter().map(CausedView::new).collect(),
         }
     }
 }
@@ -259,6 +295,9 @@ pub struct SessionInfo {
     /// Why the session stays on an older plugin, if it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pinned: Option<PinInfo>,
+    /// Its handler has closed it: it takes no more messages. Left out where it is not; not in listings.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub closed: bool,
     /// The place behind its last message, in this session and no other of its name; not in
     /// listings.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -286,6 +325,7 @@ impl From<message::SessionInfo> for SessionInfo {
             state_keys: info.state_keys,
             state_bytes: info.state_bytes,
             pinned: pinned.map(|pin| PinInfo { against: pin.against, reason: pin.reason }),
+            closed: info.closed,
             position: None,
         }
     }

@@ -1,9 +1,9 @@
-//! Requests of operators on the effects of sessions: timers, messages to other sessions, and messages that were given
-//! up.
+//! Requests of operators on the effects of sessions: timers, messages to other sessions, requests over HTTP, and messages that
+//! were given up.
 
 use super::*;
 use crate::{
-    level::{EFFECTS_FROM, Level, SENDS_FROM},
+    level::{EFFECTS_FROM, HTTP_FROM, Level, SENDS_FROM},
     operation::{ChangeEffect, EffectAction, EffectsPage, ListEffects, Which},
     rpc::or_too_old,
     slot::open::read_copy,
@@ -16,7 +16,7 @@ pub enum EffectKind {
     Due,
     /// By session.
     Dead,
-    /// What was sent to other sessions and is not done with.
+    /// What was sent to other sessions, or asked for over HTTP, and is not done with.
     Outbox,
 }
 
@@ -107,7 +107,12 @@ impl Node {
             EffectAction::RetryDeadSend(_) | EffectAction::DropDeadSend(_) => {
                 (SENDS_FROM, "messages to other sessions")
             }
-            _ => (EFFECTS_FROM, "timers"),
+            EffectAction::CancelRequest { .. }
+            | EffectAction::RetryDeadAnswer { .. }
+            | EffectAction::DropDeadAnswer { .. } => (HTTP_FROM, "requests over HTTP"),
+            EffectAction::CancelTimer { .. }
+            | EffectAction::RetryDead { .. }
+            | EffectAction::DropDead { .. } => (EFFECTS_FROM, "timers"),
         };
         if self.context.level.get() < level {
             // Nobody has one, and not every node knows what is asked.

@@ -61,7 +61,10 @@ impl Node {
     ///
     /// # Errors
     /// As [`Node::enqueue`], and what became of the message.
-    pub async fn send(&self, key: &SessionKey, message: Incoming) -> Result<Sent, Error> {
+    pub async fn send(&self, key: &SessionKey, mut message: Incoming) -> Result<Sent, Error> {
+        // Not every node may know it yet.
+        message.trace =
+            message.trace.filter(|_| self.context.level.get() >= crate::level::HTTP_FROM);
         let sent = match &self.cluster {
             // Boxed: the futures of who waits have to be no larger for it.
             Some(cluster) => Box::pin(cluster.forwarder.send(key, message)).await,

@@ -10,6 +10,7 @@ mod messages;
 mod operate;
 mod past_swaps;
 mod removal;
+mod requester;
 mod services;
 mod session_check;
 mod slots;
@@ -33,6 +34,7 @@ pub use crate::{
 };
 pub use effects::EffectKind;
 pub use level::LevelDuties;
+pub use requester::{OfNode as HttpRequester, RequestOptions};
 pub use session_check::DeployOptions;
 pub use views::*;
 
@@ -142,6 +144,8 @@ pub struct Foundation {
     pub plugins: Arc<PluginHost>,
     /// What a cluster node shares with the others.
     pub shared: Option<Shared>,
+    /// Makes requests over HTTP; `None`: there are none.
+    pub requester: Option<Arc<HttpRequester>>,
 }
 
 /// A cluster node's dependencies besides its own disk.
@@ -192,7 +196,7 @@ impl Node {
     /// The stored catalogue does not decode, a current component is damaged, or the store can't be
     /// read.
     pub fn start(options: NodeOptions, foundation: Foundation) -> Result<Arc<Self>, Error> {
-        let Foundation { data_dir, plugins, shared } = foundation;
+        let Foundation { data_dir, plugins, shared, requester } = foundation;
         let (log, catalogue): (Arc<dyn SlotLog>, _) = match &shared {
             Some(shared) => (shared.log.clone(), shared.catalogue.clone()),
             None => {
@@ -214,6 +218,7 @@ impl Node {
             mail_taken: AtomicU64::new(0),
             wakes: crate::slot::wakes::Wakes::default(),
             courier: OnceLock::new(),
+            requester: OnceLock::new(),
             outbox: AtomicUsize::new(0),
             options: SlotOptions {
                 mailbox_messages: options.mailbox_messages,
@@ -285,6 +290,14 @@ impl Node {
         }
         // Slots that are open already send from their next commit on.
         let _ = node.context.courier.set(Arc::new(courier::OfNode::new(&node)));
+        if let Some(requester) = requester {
+            let (every, stopping) = (limits::SECRETS_LOOK, node.stopping.subscribe());
+            crate::task::spawn(
+                "secrets",
+                requester::follow_secrets(requester.clone(), every, stopping),
+            );
+            let _ = node.context.requester.set(requester);
+        }
         Self::spawn_maintenance(&node, duties);
         Ok(node)
     }

@@ -105,7 +105,12 @@ impl Node {
             Some(next) => self.outlook(next, &plugin, &options).await?,
             None => Vec::new(),
         };
-        self.swap_to(service, next, sessions, turn).await
+        let new_effects = match &next {
+            Some(_) => self.new_effects(existing, &plugin).await,
+            None => BTreeSet::new(),
+        };
+        let deployed = self.swap_to(service, next, sessions, turn).await?;
+        Ok(Deployed { new_effects, ..deployed })
     }
 
     /// Switches every slot back to the previous version, or to the one that `to` names by its
@@ -127,7 +132,25 @@ impl Node {
         }
         let plugin = next.target().load(&self.context.plugins).await?;
         let sessions = self.outlook(&next, &plugin, &options).await?;
-        self.swap_to(service, Some(next), sessions, turn).await
+        let new_effects = self.new_effects(Some(&known), &plugin).await;
+        let deployed = self.swap_to(service, Some(next), sessions, turn).await?;
+        Ok(Deployed { new_effects, ..deployed })
+    }
+
+    /// What a plugin can do outside of its sessions' state that the one before it could not.
+    async fn new_effects(&self, before: Option<&Service>, plugin: &Plugin) -> BTreeSet<String> {
+        let effects = plugin.effects();
+        let before = before.filter(|before| !before.is_removed());
+        let loaded = match before {
+            Some(before) => before.target().load(&self.context.plugins).await.ok(),
+            None => None,
+        };
+        match (before, loaded) {
+            (None, _) => effects,
+            (Some(_), Some(loaded)) => effects.difference(&loaded.effects()).cloned().collect(),
+            // One that can't be had is not compared with; that is no reason to keep it.
+            (Some(_), None) => BTreeSet::new(),
+        }
     }
 
     /// `turn` ends as soon as the next deploy can take over: before the slots have switched.
@@ -177,13 +200,15 @@ impl Node {
             // The result of this swap, and not of a later one.
             Some((generation, current)) if info.generation > generation => {
                 let swap = superseded.map(|swap| swap.info());
-                Deployed { service, current, changed: true, sessions, swap }
+                let new_effects = BTreeSet::new();
+                Deployed { service, current, changed: true, sessions, new_effects, swap }
             }
             own => Deployed {
                 service,
                 current: info.current,
                 changed: own.is_some(),
                 sessions,
+                new_effects: BTreeSet::new(),
                 swap: info.swap,
             },
         })

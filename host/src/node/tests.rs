@@ -42,6 +42,7 @@ fn message(body: &'static [u8]) -> Incoming {
         sender: None,
         content_type: "text/plain".into(),
         body: Bytes::from_static(body),
+        trace: None,
     }
 }
 
@@ -66,7 +67,8 @@ impl Fixture {
             sends: Arc::default(),
             in_order: Arc::default(),
         };
-        let foundation = Foundation { data_dir, plugins: plugins.clone(), shared: None };
+        let foundation =
+            Foundation { data_dir, plugins: plugins.clone(), shared: None, requester: None };
         let node = Node::start(options, foundation).unwrap();
         let service = ServiceName::parse("s").unwrap();
         Self { node, plugins, service, _dir: dir }
@@ -289,6 +291,7 @@ async fn a_removed_service_leaves_nothing_to_one_of_its_name() {
         sender: None,
         content_type: "text/plain".into(),
         body: Bytes::from_static(b"sone"),
+        trace: None,
     };
     let key = |n: usize| SessionKey::parse("s", &format!("session-{n}")).unwrap();
     for n in 0..100 {

@@ -10,6 +10,7 @@ use crate::{
     telemetry,
 };
 use serde::Serialize;
+use std::collections::BTreeSet;
 use utoipa::ToSchema;
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -180,5 +181,9 @@ pub struct Deployed {
     /// others, and what happens to them at their next message.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sessions: Vec<SessionsOutlook>,
+    /// What the version that runs now can do outside of its sessions' state, as `http.request`, and the version before could
+    /// not. Of the first version all of it.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub new_effects: BTreeSet<String>,
     pub swap: Option<SwapInfo>,
 }

@@ -8,7 +8,7 @@ use crate::{
     limits,
     log::{Position, Term},
     message::{self, Incoming, Live},
-    names::SlotId,
+    names::{SessionKey, SlotId},
     operation::{
         self, Forwarded, operations,
         wire::{
@@ -27,6 +27,8 @@ pub(super) use crate::operation::wire::Parts;
 /// The tags of requests that are no [`Forwarded`] operation.
 mod request {
     pub const MESSAGE: u32 = 0;
+    /// One that is part of a trace. Only at a feature level at which all nodes know it.
+    pub const TRACED_MESSAGE: u32 = 16;
     pub const SLOTS: u32 = 8;
     /// The body is the request.
     pub const CONTROL: u32 = 9;
@@ -107,8 +109,12 @@ macro_rules! forms {
             match request {
                 $(Request::$Op(operation) => operation.encode(),)*
                 Request::Message { key, message, lane } => {
-                    let Incoming { id, sender, content_type, body } = message;
-                    parts(request::MESSAGE, &(key, id, sender, content_type, lane), body)
+                    let Incoming { id, sender, content_type, body, trace } = message;
+                    let fields = (key, id, sender, content_type, lane);
+                    match trace {
+                        None => parts(request::MESSAGE, &fields, body),
+                        Some(trace) => parts(request::TRACED_MESSAGE, &(fields, trace), body),
+                    }
                 }
                 Request::Slots => parts(request::SLOTS, &(), Bytes::new()),
                 Request::Control(body) => parts(request::CONTROL, &(), body),
@@ -121,9 +127,15 @@ macro_rules! forms {
             let Parts { head, body } = encoded;
             let (tag, fields) = split(&head)?;
             Ok(match tag {
-                request::MESSAGE => {
-                    let (key, id, sender, content_type, lane) = value(fields)?;
-                    let message = Incoming { id, sender, content_type, body: detached(body) };
+                request::MESSAGE | request::TRACED_MESSAGE => {
+                    type Fields = (SessionKey, Option<String>, Option<String>, String, u64);
+                    let (fields, trace): (Fields, _) = match tag {
+                        request::MESSAGE => (value(fields)?, None),
+                        _ => value(fields).map(|(fields, trace)| (fields, Some(trace)))?,
+                    };
+                    let (key, id, sender, content_type, lane) = fields;
+                    let body = detached(body);
+                    let message = Incoming { id, sender, content_type, body, trace };
                     Request::Message { key, message, lane }
                 }
                 request::SLOTS => Request::Slots,

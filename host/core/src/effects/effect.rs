@@ -2,6 +2,7 @@
 
 use super::{
     Change, Dead, Expiry, GivenUp, Outcome, Outgoing, Timer,
+    http::{Answer, Closed, Request, Watch},
     rows::{Name, Value as _},
 };
 use bytes::Bytes;
@@ -20,6 +21,12 @@ pub enum Effect {
     DeadOutgoing(Arc<GivenUp<Outgoing>>),
     DeadOutcome(Arc<GivenUp<Outcome>>),
     Expiry(Expiry),
+    /// Open, and not answered.
+    Request(Arc<Request>),
+    Answer(Arc<Answer>),
+    DeadAnswer(Arc<GivenUp<Answer>>),
+    Closed(Closed),
+    Watch(Watch),
 }
 
 impl Effect {
@@ -32,7 +39,12 @@ impl Effect {
             Self::Outcome(outcome) => outcome.memory(),
             Self::DeadOutgoing(dead) => dead.what.memory() + dead.reason.len() + dead.code.len(),
             Self::DeadOutcome(dead) => dead.what.memory() + dead.reason.len() + dead.code.len(),
+            Self::Request(request) => request.memory(),
+            Self::Answer(answer) => answer.memory(),
+            Self::DeadAnswer(dead) => dead.what.memory() + dead.reason.len() + dead.code.len(),
             Self::Expiry(_) => size_of::<Expiry>(),
+            Self::Closed(_) => size_of::<Closed>(),
+            Self::Watch(_) => size_of::<Watch>(),
         }
     }
 
@@ -45,7 +57,14 @@ impl Effect {
             }
             Self::Outcome(outcome) => Some(outcome.next_ms),
             Self::Expiry(expiry) => Some(expiry.at_ms),
-            Self::Dead(_) | Self::DeadOutgoing(_) | Self::DeadOutcome(_) => None,
+            Self::Request(request) => Some(request.next_ms),
+            Self::Answer(answer) => Some(answer.next_ms),
+            Self::Watch(watch) => watch.next_ms,
+            Self::Dead(_)
+            | Self::DeadOutgoing(_)
+            | Self::DeadOutcome(_)
+            | Self::DeadAnswer(_)
+            | Self::Closed(_) => None,
         }
     }
 
@@ -60,6 +79,11 @@ impl Effect {
             Name::DeadOutgoing(_) => Self::DeadOutgoing(GivenUp::decode(value)?.into()),
             Name::DeadOutcome(_) => Self::DeadOutcome(GivenUp::decode(value)?.into()),
             Name::Expiry => Self::Expiry(Expiry::decode(value)?),
+            Name::Request(_) => Self::Request(Request::decode(value)?.into()),
+            Name::Answer(_) => Self::Answer(Answer::decode(value)?.into()),
+            Name::DeadAnswer(..) => Self::DeadAnswer(GivenUp::decode(value)?.into()),
+            Name::Closed => Self::Closed(Closed::decode(value)?),
+            Name::Watch => Self::Watch(Watch::decode(value)?),
         })
     }
 
@@ -85,7 +109,10 @@ impl Effect {
             Self::Outcome(outcome) => &outcome.body,
             Self::DeadOutgoing(dead) => &dead.what.body,
             Self::DeadOutcome(dead) => &dead.what.body,
-            Self::Expiry(_) => &NOTHING,
+            Self::Request(request) => &request.body,
+            Self::Answer(answer) => &answer.body,
+            Self::DeadAnswer(dead) => &dead.what.body,
+            Self::Expiry(_) | Self::Closed(_) | Self::Watch(_) => &NOTHING,
         }
     }
 
@@ -99,7 +126,10 @@ impl Effect {
             Self::Outcome(outcome) => Arc::make_mut(outcome).body = Bytes::new(),
             Self::DeadOutgoing(dead) => Arc::make_mut(dead).what.body = Bytes::new(),
             Self::DeadOutcome(dead) => Arc::make_mut(dead).what.body = Bytes::new(),
-            Self::Expiry(_) => {}
+            Self::Request(request) => Arc::make_mut(request).body = Bytes::new(),
+            Self::Answer(answer) => Arc::make_mut(answer).body = Bytes::new(),
+            Self::DeadAnswer(dead) => Arc::make_mut(dead).what.body = Bytes::new(),
+            Self::Expiry(_) | Self::Closed(_) | Self::Watch(_) => {}
         }
         self
     }
@@ -117,6 +147,11 @@ impl Effect {
             Self::DeadOutgoing(dead) => dead.encode(),
             Self::DeadOutcome(dead) => dead.encode(),
             Self::Expiry(expiry) => expiry.encode(),
+            Self::Request(request) => request.encode(),
+            Self::Answer(answer) => answer.encode(),
+            Self::DeadAnswer(dead) => dead.encode(),
+            Self::Closed(closed) => closed.encode(),
+            Self::Watch(watch) => watch.encode(),
         }
     }
 }

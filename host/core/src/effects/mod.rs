@@ -1,25 +1,28 @@
 //! Effects: what a handler asks for in a call and what slotd does later, as durable as the message
-//! that asked for it: timers, messages to other sessions, and the session's own end.
+//! that asked for it: timers, messages to other sessions, requests over HTTP, and the session's own end.
 //!
 //! An effect is a row beside its session's state ([`rows`]). The record of the message that asks for
 //! it has the rows that change ([`Change`]), finished: whoever folds a record into the store need not
 //! know what they mean. The slot's owner carries out what is due; what comes of it is a message of the
 //! session like any other, with an [`Origin`].
 
+mod caused;
 mod cron;
 mod effect;
+pub mod http;
 pub mod rows;
 pub mod rules;
 pub mod send;
 pub mod timer;
 
+pub use caused::Caused;
 pub use effect::Effect;
 pub use rows::Change;
 pub use send::{Answered, GivenUp, Outcome, Outgoing, Received};
 pub use timer::{Dead, Expiry, Firing, Timer, When};
 
 use crate::{
-    level::{EFFECTS_FROM, Level, SENDS_FROM},
+    level::{EFFECTS_FROM, HTTP_FROM, Level, SENDS_FROM},
     limits,
 };
 use serde::{Deserialize, Serialize};
@@ -33,6 +36,12 @@ pub enum Origin {
     Session(Received),
     /// A session that it has sent something to.
     Answer(Answered),
+    /// A request that it has made. From [`HTTP_FROM`] on, as the next two.
+    Http(http::Answered),
+    /// A part of the answer to one, shown while it came. No handler was called.
+    Part(http::Part),
+    /// Its subscribers: whether there are any now.
+    Presence(bool),
 }
 
 /// How long after so many failures something is tried again, in milliseconds.
@@ -48,13 +57,14 @@ impl Origin {
         match self {
             Self::Timer(_) => EFFECTS_FROM,
             Self::Session(_) | Self::Answer(_) => SENDS_FROM,
+            Self::Http(_) | Self::Part(_) | Self::Presence(_) => HTTP_FROM,
         }
     }
 
     /// How many sends led to the message, one after the other.
     pub fn hops(&self) -> u32 {
         match self {
-            Self::Timer(_) => 0,
+            Self::Timer(_) | Self::Http(_) | Self::Part(_) | Self::Presence(_) => 0,
             Self::Session(received) => received.hops,
             Self::Answer(answered) => answered.hops,
         }

@@ -12,6 +12,11 @@
 //! | | `7`, place | a message to another session that was given up: [`GivenUp`] |
 //! | | `8`, place | an outcome that was given up: [`GivenUp`] |
 //! | | `9` | when the session is deleted: [`Expiry`] |
+//! | | `10`, id | a request over HTTP that is open: [`Request`] |
+//! | | `11`, id | an answer to one that the handler has failed: [`Answer`] |
+//! | | `12`, id, `0`, time | an answer that was given up: [`GivenUp`] |
+//! | | `13` | the session takes no more messages: [`Closed`] |
+//! | | `14` | the handler is told of subscribers: [`Watch`] |
 //! | [`DUE`] | time, session number, row above | whose it is: [`Owner`] |
 //! | [`OUTBOX`] | place, session number | whose message it is that is on its way there: [`Owner`] |
 //! | [`RECEIVED`] | slot | what has come from that slot: [`Mark`] |
@@ -22,11 +27,13 @@
 
 use super::{
     Dead, Expiry, GivenUp, Outcome, Outgoing, Timer,
+    http::{Answer, Closed, Request, Watch},
     send::{Mark, Number, Place},
 };
 use crate::{
-    level::{EFFECTS_FROM, Level, SENDS_FROM},
+    level::{EFFECTS_FROM, HTTP_FROM, Level, SENDS_FROM},
     names::{SessionKey, SlotId},
+    trace::Trace,
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -41,6 +48,8 @@ pub const OUTBOX: u64 = (1 << 63) - 2;
 pub const RECEIVED: u64 = (1 << 63) - 3;
 /// The form of a value. A later one needs a feature level of its own.
 const FORM: u8 = 1;
+/// Of a message to another session that is part of a trace, which comes behind it. From [`HTTP_FROM`] on.
+const TRACED_FORM: u8 = 2;
 
 const TIMER: u8 = 1;
 const DEAD: u8 = 2;
@@ -51,6 +60,11 @@ const OUTCOME: u8 = 6;
 const DEAD_OUTGOING: u8 = 7;
 const DEAD_OUTCOME: u8 = 8;
 const EXPIRY: u8 = 9;
+const REQUEST: u8 = 10;
+const ANSWER: u8 = 11;
+const DEAD_ANSWER: u8 = 12;
+const CLOSED: u8 = 13;
+const WATCH: u8 = 14;
 /// Of a row with a place.
 const PLACED_BYTES: usize = 1 + PLACE_BYTES;
 const PLACE_BYTES: usize = 2 + 8 + 8;
@@ -89,6 +103,14 @@ pub enum Name {
     DeadOutcome(Place),
     /// When the session is deleted.
     Expiry,
+    /// A request over HTTP, by its id.
+    Request(String),
+    /// The answer to one that the handler has failed.
+    Answer(String),
+    /// One that was given up: the request's id, and a time that tells several apart.
+    DeadAnswer(String, u64),
+    Closed,
+    Watch,
 }
 
 /// The session that something due is of.
@@ -104,18 +126,31 @@ pub struct Due {
 }
 
 impl Name {
-    /// The name of the timer that it is of; empty if it is of none.
-    pub fn timer(&self) -> &str {
+    /// The name of the timer, or the id of the request, that it is of; empty if it is of none.
+    pub fn text(&self) -> &str {
         match self {
-            Self::Timer(name) | Self::Dead(name, _) | Self::Retried(name, _) => name,
+            Self::Timer(name)
+            | Self::Dead(name, _)
+            | Self::Retried(name, _)
+            | Self::Request(name)
+            | Self::Answer(name)
+            | Self::DeadAnswer(name, _) => name,
             _ => "",
         }
     }
 
-    /// The place that it is of; `None`: it is of a timer, or says when the session expires.
+    /// The place that it is of; `None`: it is of none.
     pub fn place(&self) -> Option<Place> {
         match self {
-            Self::Timer(_) | Self::Dead(..) | Self::Retried(..) | Self::Expiry => None,
+            Self::Timer(_)
+            | Self::Dead(..)
+            | Self::Retried(..)
+            | Self::Expiry
+            | Self::Request(_)
+            | Self::Answer(_)
+            | Self::DeadAnswer(..)
+            | Self::Closed
+            | Self::Watch => None,
             Self::Outgoing(place)
             | Self::Waiting(place)
             | Self::Outcome(place)
@@ -124,17 +159,48 @@ impl Name {
         }
     }
 
+    /// It is shown among timers.
+    pub fn is_timers(&self) -> bool {
+        matches!(self, Self::Timer(_) | Self::Retried(..) | Self::Expiry)
+    }
+
+    /// It is shown among what is on its way: it goes out of the session, or comes back.
+    pub fn is_outbox(&self) -> bool {
+        match self {
+            Self::Outgoing(_)
+            | Self::Waiting(_)
+            | Self::Outcome(_)
+            | Self::Request(_)
+            | Self::Answer(_) => true,
+            Self::Timer(_)
+            | Self::Dead(..)
+            | Self::Retried(..)
+            | Self::DeadOutgoing(_)
+            | Self::DeadOutcome(_)
+            | Self::Expiry
+            | Self::DeadAnswer(..)
+            | Self::Closed
+            | Self::Watch => false,
+        }
+    }
+
     /// It was given up, or an operator has it tried again.
     pub fn is_dead(&self) -> bool {
         match self {
-            Self::Dead(..) | Self::Retried(..) | Self::DeadOutgoing(_) | Self::DeadOutcome(_) => {
-                true
-            }
+            Self::Dead(..)
+            | Self::Retried(..)
+            | Self::DeadOutgoing(_)
+            | Self::DeadOutcome(_)
+            | Self::DeadAnswer(..) => true,
             Self::Timer(_)
             | Self::Outgoing(_)
             | Self::Waiting(_)
             | Self::Outcome(_)
-            | Self::Expiry => false,
+            | Self::Expiry
+            | Self::Request(_)
+            | Self::Answer(_)
+            | Self::Closed
+            | Self::Watch => false,
         }
     }
 
@@ -149,15 +215,22 @@ impl Name {
             Self::DeadOutgoing(_) => DEAD_OUTGOING,
             Self::DeadOutcome(_) => DEAD_OUTCOME,
             Self::Expiry => EXPIRY,
+            Self::Request(_) => REQUEST,
+            Self::Answer(_) => ANSWER,
+            Self::DeadAnswer(..) => DEAD_ANSWER,
+            Self::Closed => CLOSED,
+            Self::Watch => WATCH,
         }
     }
 
     pub fn row(&self) -> Bytes {
-        let mut row = Vec::with_capacity(PLACED_BYTES.max(10 + self.timer().len()));
+        let mut row = Vec::with_capacity(PLACED_BYTES.max(10 + self.text().len()));
         row.push(self.kind());
         match self {
-            Self::Timer(name) => row.extend_from_slice(name.as_bytes()),
-            Self::Dead(name, time) | Self::Retried(name, time) => {
+            Self::Timer(name) | Self::Request(name) | Self::Answer(name) => {
+                row.extend_from_slice(name.as_bytes());
+            }
+            Self::Dead(name, time) | Self::Retried(name, time) | Self::DeadAnswer(name, time) => {
                 row.extend_from_slice(name.as_bytes());
                 row.push(0);
                 row.extend_from_slice(&time.to_be_bytes());
@@ -167,7 +240,7 @@ impl Name {
             | Self::Outcome(place)
             | Self::DeadOutgoing(place)
             | Self::DeadOutcome(place) => row.extend_from_slice(&place.key()),
-            Self::Expiry => {}
+            Self::Expiry | Self::Closed | Self::Watch => {}
         }
         row.into()
     }
@@ -190,6 +263,11 @@ impl Name {
             DEAD_OUTGOING => Self::DeadOutgoing(Place::of_key(rest)?),
             DEAD_OUTCOME => Self::DeadOutcome(Place::of_key(rest)?),
             EXPIRY if rest.is_empty() => Self::Expiry,
+            REQUEST => Self::Request(text(rest)?),
+            ANSWER => Self::Answer(text(rest)?),
+            DEAD_ANSWER => named(rest).map(|(id, time)| Self::DeadAnswer(id, time))?,
+            CLOSED if rest.is_empty() => Self::Closed,
+            WATCH if rest.is_empty() => Self::Watch,
             _ => return None,
         })
     }
@@ -252,15 +330,21 @@ pub fn received_key(from: SlotId) -> Bytes {
 
 /// Behind all rows of timers, and before all that is dead: names are UTF-8.
 pub const BEFORE_DEAD: &[u8] = &[TIMER, 0xff];
-/// Behind a row of a session, among those that are dead: what is on its way, and outcomes, are passed over.
+/// Behind a row of a session, among those that are dead: what is on its way, and what is open, are passed over.
 pub fn behind_among_dead(row: &[u8]) -> Bytes {
     match row.first() {
         Some(&(OUTGOING | WAITING | OUTCOME)) => Bytes::from_static(&[OUTCOME, 0xff, 0xff, 0xff]),
+        Some(&(EXPIRY | REQUEST | ANSWER)) => Bytes::from_static(&[ANSWER, 0xff]),
         _ => Bytes::copy_from_slice(row),
     }
 }
 
 impl Due {
+    /// It leads to something outside of the slot: what asks for it has to be durable.
+    pub fn waits_until_durable(&self) -> bool {
+        self.row.first() == Some(&REQUEST)
+    }
+
     pub fn key(&self) -> Bytes {
         let mut key = Vec::with_capacity(16 + self.row.len());
         key.extend_from_slice(&self.due_ms.to_be_bytes());
@@ -292,21 +376,48 @@ pub trait Value: Serialize + DeserializeOwned {
     /// # Errors
     /// It is damaged, or from a later version.
     fn decode(value: &[u8]) -> Result<Self, String> {
-        match value.split_first() {
-            Some((&FORM, rest)) => postcard::from_bytes(rest).map_err(|e| e.to_string()),
-            first => Err(format!("an effect has form {:?}", first.map(|(form, _)| form))),
-        }
+        of_form(value)
+    }
+}
+
+fn of_form<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
+    match value.split_first() {
+        Some((&FORM, rest)) => postcard::from_bytes(rest).map_err(|e| e.to_string()),
+        first => Err(format!("an effect has form {:?}", first.map(|(form, _)| form))),
     }
 }
 
 impl Value for Timer {}
 impl Value for Dead {}
 impl Value for Owner {}
-impl Value for Outgoing {}
+impl Value for Outgoing {
+    fn encode(&self) -> Result<Bytes, String> {
+        let encoded = match &self.trace {
+            None => postcard::to_extend(self, vec![FORM]),
+            Some(trace) => postcard::to_extend(&(self, trace), vec![TRACED_FORM]),
+        };
+        encoded.map(Bytes::from).map_err(|e| e.to_string())
+    }
+
+    fn decode(value: &[u8]) -> Result<Self, String> {
+        match value.split_first() {
+            Some((&TRACED_FORM, rest)) => {
+                let (outgoing, trace): (Self, Trace) =
+                    postcard::from_bytes(rest).map_err(|e| e.to_string())?;
+                Ok(Self { trace: Some(trace), ..outgoing })
+            }
+            _ => of_form(value),
+        }
+    }
+}
 impl Value for Outcome {}
 impl<T: Serialize + DeserializeOwned> Value for GivenUp<T> {}
 impl Value for Mark {}
 impl Value for Expiry {}
+impl Value for Request {}
+impl Value for Answer {}
+impl Value for Closed {}
+impl Value for Watch {}
 
 impl Change {
     /// A row goes that was due then, if it was at all.
@@ -318,7 +429,8 @@ impl Change {
     pub fn level(&self) -> Level {
         match self.row.first() {
             Some(TIMER..=RETRIED) => EFFECTS_FROM,
-            _ => SENDS_FROM,
+            Some(OUTGOING..=EXPIRY) => SENDS_FROM,
+            _ => HTTP_FROM,
         }
     }
 
@@ -345,140 +457,4 @@ impl Change {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::effects::{
-        Firing, When,
-        send::{Asked, Content, Refusal},
-    };
-    use proptest::prelude::*;
-
-    proptest! {
-        /// A row that is read back as another would fire, or drop, what it should not.
-        #[test]
-        fn rows_are_read_as_they_were_written(name in "[^\\p{Cc}]{1,40}", time: u64, number: u64) {
-            let place = Place { to: number as u16, number: Number { term: time, index: number } };
-            let names = [
-                Name::Expiry,
-                Name::Outgoing(place),
-                Name::Waiting(place),
-                Name::Outcome(place),
-                Name::DeadOutgoing(place),
-                Name::DeadOutcome(place),
-                Name::Timer(name.clone()),
-                Name::Dead(name.clone(), time),
-                Name::Retried(name, time),
-            ];
-            for name in names {
-                let row = name.row();
-                prop_assert_eq!(Name::of_row(&row), Some(name));
-                let due = Due { due_ms: time, session_number: number, row };
-                prop_assert_eq!(Due::of_key(&due.key()), Some(due));
-            }
-            let row = OnItsWay { place, session_number: number };
-            prop_assert_eq!(OnItsWay::of_key(&row.key()), Some(row));
-            prop_assert_eq!(place.to_string().parse(), Ok(place));
-        }
-
-        /// What is due first would not come first.
-        #[test]
-        fn keys_are_in_the_order_of_what_they_say(
-            a: (u64, u64, u8), b: (u64, u64, u8),
-        ) {
-            let due = |(due_ms, session_number, name): (u64, u64, u8)| {
-                Due { due_ms, session_number, row: Name::Timer(name.to_string()).row() }
-            };
-            let (first, second) = (due(a), due(b));
-            prop_assert_eq!(first.cmp(&second), first.key().cmp(&second.key()));
-            let place = |(index, term, to): (u64, u64, u8)| {
-                Place { to: to.into(), number: Number { term, index } }
-            };
-            let (first, second) = (place(a), place(b));
-            prop_assert_eq!(first.cmp(&second), first.key().cmp(&second.key()));
-        }
-    }
-
-    /// Rows are on the disks of those who use this: their form stays.
-    #[test]
-    fn values_keep_their_form() {
-        let timer = Timer {
-            when: When::Every { period_ms: 1_000 },
-            due_ms: 5_000,
-            next_ms: 6_000,
-            failures: 2,
-            reason: "r".into(),
-            content_type: "t".into(),
-            body: Bytes::from_static(b"b"),
-            set_by: 7,
-        };
-        let bytes = timer.encode().unwrap();
-        assert_eq!(
-            &bytes[..],
-            [1, 1, 0xe8, 7, 0x88, 0x27, 0xf0, 0x2e, 2, 1, b'r', 1, b't', 1, b'b', 7]
-        );
-        assert_eq!(Timer::decode(&bytes), Ok(timer));
-        let firing = Firing { name: "n".into(), due_ms: 1, missed: 2, attempt: 3 };
-        let dead = Dead {
-            firing,
-            content_type: "t".into(),
-            body: Bytes::new(),
-            code: "c".into(),
-            reason: "r".into(),
-            died_ms: 4,
-            set_by: 5,
-        };
-        let bytes = dead.encode().unwrap();
-        assert_eq!(&bytes[..], [1, 1, b'n', 1, 2, 3, 1, b't', 0, 1, b'c', 1, b'r', 4, 5]);
-        assert_eq!(Dead::decode(&bytes), Ok(dead));
-        assert!(Dead::decode(&[2]).is_err() && Dead::decode(&[]).is_err());
-    }
-
-    /// As above, of messages between sessions.
-    #[test]
-    fn values_of_messages_keep_their_form() {
-        let to = SessionKey::parse("s", "b").unwrap();
-        let place = Place { to: 3, number: Number { term: 4, index: 5 } };
-        assert_eq!(place.key()[..], [0, 3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 5]);
-        let asked = Asked { name: "r".into(), place, session_number: 6, sent_by: 7 };
-        let outgoing = Outgoing {
-            to: to.clone(),
-            content: Content::Message { reply: Some("r".into()) },
-            content_type: "t".into(),
-            body: Bytes::from_static(b"b"),
-            hops: 1,
-            failures: 2,
-            held: 3,
-            next_ms: 300,
-            reason: "w".into(),
-            sent_by: 8,
-        };
-        let reply = Outgoing { content: Content::Reply(asked), ..outgoing.clone() };
-        let refusal = Refusal { code: "c".into(), reason: "w".into(), retriable: true };
-        let outcome = outgoing.outcome(refusal, 9).unwrap();
-        let dead =
-            GivenUp { what: outgoing.clone(), code: "c".into(), reason: "w".into(), died_ms: 9 };
-        let mark = Mark { last: place.number, round: Number { term: 4, index: 6 } };
-        let bytes = [
-            outgoing.encode().unwrap(),
-            reply.encode().unwrap(),
-            outcome.encode().unwrap(),
-            dead.encode().unwrap(),
-            mark.encode().unwrap(),
-        ];
-        let hex = |bytes: &Bytes| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
-        assert_eq!(bytes.each_ref().map(hex), MESSAGES);
-        assert_eq!(Outgoing::decode(&bytes[1]), Ok(reply));
-        assert_eq!(Outcome::decode(&bytes[2]), Ok(outcome));
-        assert_eq!(GivenUp::decode(&bytes[3]), Ok(dead));
-        assert_eq!(Mark::decode(&bytes[4]), Ok(mark));
-    }
-
-    const MESSAGES: [&str; 5] = [
-        "01017301620001017201740162010203ac02017708",
-        "0101730162010172030405060701740162010203ac02017708",
-        "01017301620172010163017701186170706c69636174696f6e2f6f637465742d73747265616d000200090008",
-        "01017301620001017201740162010203ac020177080163017709",
-        "0104050406",
-    ];
-}
+mod tests;

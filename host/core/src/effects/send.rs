@@ -3,6 +3,7 @@
 use crate::{
     limits,
     names::{SessionKey, SlotId},
+    trace::Trace,
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -83,6 +84,9 @@ pub struct Outgoing {
     pub reason: String,
     /// The message that sent it.
     pub sent_by: u64,
+    /// What it is a part of. From [`crate::level::HTTP_FROM`] on: before, nobody knows that form.
+    #[serde(skip)]
+    pub trace: Option<Trace>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

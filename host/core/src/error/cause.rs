@@ -66,6 +66,10 @@ causes! {
     SendsFull => SendsFull;
     /// The handler may not send to that service.
     SendRefused => SendRefused;
+    /// The handler may not make that request over HTTP.
+    RequestRefused => RequestRefused;
+    /// The session takes no more messages.
+    Closed => SessionClosed;
     /// The idempotency key is that of another message.
     KeyConflict => IdempotencyConflict;
     /// The service is not deployed.
@@ -88,6 +92,8 @@ impl Cause {
             Code::OutboxFull => Self::OutboxFull,
             Code::SendsFull => Self::SendsFull,
             Code::SendRefused => Self::SendRefused,
+            Code::RequestRefused => Self::RequestRefused,
+            Code::SessionClosed => Self::Closed,
             Code::IdempotencyConflict => Self::KeyConflict,
             Code::ServiceNotFound => Self::NoService,
             _ => return None,
@@ -120,6 +126,8 @@ impl Cause {
             | Self::OutboxFull
             | Self::SendsFull
             | Self::SendRefused
+            | Self::RequestRefused
+            | Self::Closed
             | Self::KeyConflict
             | Self::NoService => false,
         }
@@ -137,6 +145,8 @@ impl Cause {
                 | Self::OutboxFull
                 | Self::SendsFull
                 | Self::SendRefused
+                | Self::RequestRefused
+                | Self::Closed
                 | Self::KeyConflict
                 | Self::NoService
         )

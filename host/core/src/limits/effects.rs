@@ -65,6 +65,68 @@ pub const EFFECT_SESSIONS_LOOKED_AT_MAX: usize = 256;
 /// Timers or dead messages that a listing of a service asks each slot for, at least: some slots have more than
 /// others.
 pub const EFFECTS_OF_SLOT_MIN: usize = 25;
+/// Requests over HTTP that a session may have open, with answers that its handler has failed: they are in memory
+/// together while it uses one.
+pub const REQUESTS_MAX: usize = 100;
+/// Bytes of them, with their bodies.
+pub const REQUESTS_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Requests that one message may make: its record holds each of them.
+pub const REQUESTS_PER_MESSAGE_MAX: usize = 16;
+/// Bytes of a request's id.
+pub const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Bytes of a request's body.
+pub const REQUEST_BODY_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of a request beside its body: method, URL, headers.
+pub const REQUEST_HEAD_BYTES_MAX: usize = 32 * 1024;
+/// How long an attempt at a request may take, in milliseconds: if nothing is said, and at most. Streams of language
+/// models take minutes.
+pub const REQUEST_TIMEOUT_MS: u32 = 60_000;
+pub const REQUEST_TIMEOUT_MS_MAX: u32 = 600_000;
+/// How long all attempts may take together, in milliseconds.
+pub const REQUEST_DEADLINE_MS: u32 = 600_000;
+pub const REQUEST_DEADLINE_MS_MAX: u32 = 86_400_000;
+/// How often a request is made.
+pub const REQUEST_ATTEMPTS: u32 = 5;
+pub const REQUEST_ATTEMPTS_MAX: u32 = 20;
+/// Redirects that are followed.
+pub const REQUEST_REDIRECTS: u8 = 5;
+pub const REQUEST_REDIRECTS_MAX: u8 = 10;
+/// Bytes of an answer's body: it is the body of a message later.
+pub const ANSWER_BYTES_MAX: u32 = 1024 * 1024;
+/// Names of headers that an answer is to keep, and bytes of one.
+pub const ANSWER_HEADERS_KEPT_MAX: usize = 16;
+pub const ANSWER_HEADER_NAME_BYTES_MAX: usize = 64;
+/// Bytes of the headers that are kept of an answer, with their names: no answer that is taken has more.
+pub const ANSWER_HEADER_BYTES_MAX: usize = 32 * 1024;
+/// Bytes of the kind of a stream's events, and of the path of its text.
+pub const STREAM_KIND_BYTES_MAX: usize = 128;
+pub const STREAM_PATH_BYTES_MAX: usize = 256;
+/// How long what comes of an answer is gathered before it is written: each part is a record of the slot's log.
+pub const STREAM_GATHER: Duration = Duration::from_millis(40);
+/// Bytes and events of a part: one is written at once when it has so many.
+pub const STREAM_PART_BYTES: usize = 64 * 1024;
+pub const STREAM_PART_EVENTS: usize = 256;
+/// How often it is looked whether the file of secrets has changed.
+pub const SECRETS_LOOK: Duration = Duration::from_secs(5);
+/// Bytes of what the names of environment variables that are secrets begin with: a name, and some before it.
+pub const SECRET_PREFIX_BYTES_MAX: usize = 64;
+/// Requests that a slot has under way: each has a task, which may wait for its turn.
+pub const REQUESTS_UNDER_WAY_MAX: usize = 1_024;
+/// How long a request waits where a slot has that many.
+pub const REQUESTS_FULL_PAUSE: Duration = Duration::from_millis(500);
+/// By how much longer it waits for each that waits already: looking at all of them takes some hundredths of a
+/// slot's time at most.
+pub const PARKED_PAUSE: Duration = Duration::from_millis(4);
+/// Effects of a message that its session's history names; of more it says how many there are.
+pub const CAUSED_MAX: usize = 32;
+/// Parts of all streams of a slot that wait for it: one of each stream at most does.
+pub const STREAM_PARTS_WAITING_MAX: usize = 64;
+/// Pieces of an answer that wait to be gathered; then the server waits.
+pub const STREAM_CHUNKS_WAITING_MAX: usize = 64;
+/// How long after the last subscriber has gone a handler is told: one that connects again was not away.
+pub const ABSENT_AFTER: Duration = Duration::from_secs(5);
+/// How often it is looked whether a subscriber of a session, whose handler wants to know, is still there.
+pub const PRESENCE_LOOK: Duration = Duration::from_secs(1);
 /// How often a node looks whether the clock of the day has jumped.
 pub const WAKE_LOOK: Duration = Duration::from_secs(1);
 

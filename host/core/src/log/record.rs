@@ -6,8 +6,8 @@ mod entry;
 mod framed;
 
 use crate::{
-    effects::{Change, Origin, send::Mark},
-    level::{EFFECTS_FROM, Level, NEWEST, OLDEST, SENDS_FROM},
+    effects::{Caused, Change, Origin, send::Mark},
+    level::{EFFECTS_FROM, HTTP_FROM, Level, NEWEST, OLDEST, SENDS_FROM},
     log::{LogError, Term},
     names::{ServiceName, SessionKey, SlotId},
 };
@@ -112,13 +112,16 @@ pub struct Entry {
     pub events: Vec<Event>,
     /// What it comes from; `None`: a client.
     pub origin: Option<Box<Origin>>,
+    /// What it has led to. From [`HTTP_FROM`] on.
+    pub caused: Vec<Caused>,
 }
 
 impl Entry {
     /// Memory that it takes, about.
     pub fn memory(&self) -> usize {
         let events = self.events.iter().map(Event::memory).sum::<usize>();
-        size_of::<Self>() + self.body.len() + self.reply.len() + events
+        let caused = self.caused.iter().map(|it| size_of::<Caused>() + it.memory());
+        size_of::<Self>() + self.body.len() + self.reply.len() + events + caused.sum::<usize>()
     }
 
     /// The idempotency key, unless a node of the cluster made it.
@@ -232,7 +235,8 @@ impl Record {
         match self {
             Self::Message(message) => {
                 let origin = message.entry.origin.as_ref().map_or(OLDEST, |origin| origin.level());
-                origin.max(of(&message.effects))
+                let caused = if message.entry.caused.is_empty() { OLDEST } else { HTTP_FROM };
+                origin.max(of(&message.effects)).max(caused)
             }
             Self::Delete(delete) => of(&delete.effects),
             Self::Effects(effects) => of(&effects.changes).max(EFFECTS_FROM),

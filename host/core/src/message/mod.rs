@@ -18,6 +18,7 @@ use crate::{
     names::{ServiceName, SlotId},
     position::Incarnation,
     telemetry::services,
+    trace::Trace,
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -33,6 +34,8 @@ pub struct Incoming {
     pub sender: Option<String>,
     pub content_type: String,
     pub body: Bytes,
+    /// What it is a part of. It is not kept with the message, but goes on to what that leads to.
+    pub trace: Option<Trace>,
 }
 
 impl Incoming {

@@ -91,6 +91,8 @@ pub struct SessionInfo {
     pub incarnation: Option<Incarnation>,
     /// The slot remembers an earlier session of that name.
     pub made_again: bool,
+    /// It takes no more messages; not in listings.
+    pub closed: bool,
 }
 
 impl SessionInfo {

@@ -54,12 +54,14 @@ impl Answered for SessionInfo {
     const TAG: u32 = 3;
 
     fn encode(self) -> Result<Parts, Error> {
-        let beside = Beside { made_again: self.made_again, ..Beside::of(self.incarnation) };
+        let (made_again, closed) = (self.made_again, self.closed);
+        let beside = Beside { made_again, closed, ..Beside::of(self.incarnation) };
         parts_and(Self::TAG, &(), &beside, in_body(&Session::from(self))?)
     }
     fn decode(fields: &[u8], body: Bytes) -> Result<Self, String> {
         let ((), beside) = fields_and(fields)?;
         let (incarnation, made_again) = (beside.incarnation(), beside.made_again);
-        Ok(Self { incarnation, made_again, ..value::<Session>(&body)?.into() })
+        let closed = beside.closed;
+        Ok(Self { incarnation, made_again, closed, ..value::<Session>(&body)?.into() })
     }
 }

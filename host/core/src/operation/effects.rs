@@ -85,6 +85,19 @@ pub enum EffectAction {
     /// [`crate::level::SENDS_FROM`] on, as the next.
     RetryDeadSend(Place),
     DropDeadSend(Place),
+    /// A request over HTTP is made no more, and its answer does not come. From [`crate::level::HTTP_FROM`] on, as the next.
+    CancelRequest {
+        id: String,
+    },
+    /// The answer to one that was given up is tried again at once. It is named by the request's id and its own time.
+    RetryDeadAnswer {
+        id: String,
+        time: u64,
+    },
+    DropDeadAnswer {
+        id: String,
+        time: u64,
+    },
 }
 
 impl Which {

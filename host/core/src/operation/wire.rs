@@ -42,19 +42,27 @@ pub trait Answered: Sized {
 
 /// Extra fields of an answer or live item, from versions that know them. Later versions append more
 /// after them.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default)]
 pub struct Beside {
     /// [`Incarnation`].
     pub incarnation: Option<u64>,
     pub made_again: bool,
+    /// Of a session. Left out where it is `false`: versions from before do not write it.
+    pub closed: bool,
 }
 
 impl Beside {
     pub fn of(incarnation: Option<Incarnation>) -> Self {
-        Self { incarnation: incarnation.map(Incarnation::to_wire), made_again: false }
+        Self { incarnation: incarnation.map(Incarnation::to_wire), ..Self::default() }
     }
     pub fn incarnation(&self) -> Option<Incarnation> {
         self.incarnation.map(Incarnation::from_wire)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let ((incarnation, made_again), rest) = take(bytes)?;
+        let closed = if rest.is_empty() { false } else { value(rest)? };
+        Ok(Self { incarnation, made_again, closed })
     }
 }
 
@@ -95,7 +103,14 @@ pub fn parts_and(
     beside: &Beside,
     body: Bytes,
 ) -> Result<Parts, Error> {
-    Ok(Parts { head: bytes(vec![WIRE_FORMAT], &(tag, fields, beside))?, body })
+    let Beside { incarnation, made_again, closed } = beside;
+    let fields = (tag, fields, incarnation, made_again);
+    let start = vec![WIRE_FORMAT];
+    let head = match closed {
+        false => bytes(start, &fields)?,
+        true => bytes(start, &(fields, closed))?,
+    };
+    Ok(Parts { head, body })
 }
 
 /// A value as a body.
@@ -135,7 +150,7 @@ pub fn unknown_tag() -> String {
 /// What is wrong with the bytes.
 pub fn fields_and<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Beside), String> {
     let (fields, rest) = postcard::take_from_bytes(bytes).map_err(|e| e.to_string())?;
-    let beside = if rest.is_empty() { Beside::default() } else { value(rest)? };
+    let beside = if rest.is_empty() { Beside::default() } else { Beside::decode(rest)? };
     Ok((fields, beside))
 }
 
@@ -197,6 +212,7 @@ impl From<Session> for SessionInfo {
             pinned: session.pinned.map(|(against, reason)| PinInfo { against, reason }),
             incarnation: None,
             made_again: false,
+            closed: false,
         }
     }
 }

@@ -6,6 +6,8 @@
 
 mod world;
 
+pub(super) use self::world::effect;
+
 use self::world::check_component;
 use super::{Digest, Inspection, structure};
 use crate::{limits, names::check_plugin_version, text};
@@ -264,18 +266,23 @@ mod tests {
         assert_eq!(inspection.exports, ["handle", "query", "migrate"]);
         let interfaces = ["types", "state", "effects", "log"];
         assert_eq!(inspection.imports, interfaces.map(|name| format!("slotd:slot/{name}@1.0.0")));
-        assert_eq!(inspection.effects, ["emit"]);
+        assert_eq!(inspection.effects, ["effects.emit"]);
         let wasi = inspect(&testkit::wasi_guest());
         assert_eq!(wasi.problems, [""; 0]);
         assert_eq!(wasi.version, None);
         // Built before the interface had timers.
         let notifying = inspect(&testkit::notifying_guest());
         assert_eq!(notifying.problems, [""; 0]);
-        assert_eq!(notifying.effects, ["emit", "notify"]);
+        assert_eq!(notifying.effects, ["effects.emit", "session.notify"]);
         // An operator must see that it may delete sessions.
         let timing = inspect(&testkit::timing_guest());
         assert_eq!(timing.problems, [""; 0]);
-        assert!(timing.effects.contains(&"expire".to_owned()), "{:?}", timing.effects);
+        assert!(timing.effects.contains(&"session.expire".to_owned()), "{:?}", timing.effects);
+        // And which hosts it may reach.
+        let requesting = inspect(&testkit::requesting_guest());
+        assert_eq!(requesting.problems, [""; 0]);
+        let effects = requesting.effects;
+        assert!(effects.contains(&"http.request".to_owned()), "{effects:?}");
     }
 
     /// Each of these is deployed by mistake one day; the answer must say what to do.

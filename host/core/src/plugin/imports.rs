@@ -1,6 +1,8 @@
 //! The functions of `wit/` that a guest calls. Each is pure computation on the call's state; a
 //! fault ends the call by a trap, and is kept in the call as the error for the caller.
 
+mod http;
+
 use super::{
     Failure, StateFault,
     bindings::{Handler, slotd::slot as wit},
@@ -9,6 +11,7 @@ use super::{
 use crate::{
     effects::{
         Expiry, Firing, Origin, Outgoing,
+        http::{Closed, Watch},
         send::{self, Content},
         timer::{Moment, Timer, name_problem},
     },
@@ -142,6 +145,31 @@ impl wit::session::Host for HostState {
         let expiry = at.map(|at_ms| Expiry { at_ms: at_ms.max(earliest), set_by });
         current.state.expire(expiry).map(Ok).map_err(|fault| current.fault(fault))
     }
+
+    fn close(&mut self) -> wasmtime::Result<()> {
+        let current = self.count()?;
+        current.may_send("close the session")?;
+        let closed = Closed { by: current.seq };
+        current.state.close(closed).map_err(|fault| current.fault(fault))
+    }
+
+    fn watch_subscribers(&mut self, wanted: bool) -> wasmtime::Result<()> {
+        let current = self.count()?;
+        current.may_send("watch the session's subscribers")?;
+        // Looked at once it is durable: there may be some already.
+        let next_ms = Some(current.time_ms);
+        let watch = Watch { present: false, next_ms, set_by: current.seq };
+        current.state.watch(wanted.then_some(watch)).map_err(|fault| current.fault(fault))
+    }
+
+    fn current(&mut self) -> wasmtime::Result<Option<wit::session::Presence>> {
+        let origin = self.count()?.origin.as_deref();
+        Ok(match origin {
+            Some(Origin::Presence(true)) => Some(wit::session::Presence::Present),
+            Some(Origin::Presence(false)) => Some(wit::session::Presence::Absent),
+            _ => None,
+        })
+    }
 }
 
 impl wit::timers::Host for HostState {
@@ -271,6 +299,7 @@ impl wit::sends::Host for HostState {
             next_ms: 0,
             reason: String::new(),
             sent_by: current.seq,
+            trace: None,
         };
         current.state.send(outgoing).map(Ok).map_err(|fault| current.fault(fault))
     }
@@ -301,7 +330,7 @@ impl wit::sends::Host for HostState {
                     attempt: answered.attempt,
                 }))
             }
-            Some(Origin::Timer(_)) | None => None,
+            _ => None,
         })
     }
 }

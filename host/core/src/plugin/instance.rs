@@ -192,8 +192,9 @@ impl Inner {
         }
         self.spent = true;
         let id = session.session.clone();
+        let from = session_of(&input, &session);
         self.begin(session, seq, time_ms, state, &input, &signal);
-        let result = self.run(&id, seq, time_ms, &input, &signal).await;
+        let result = self.run(&id, &from, seq, time_ms, &input, &signal).await;
         self.finish(result, started)
     }
 
@@ -239,6 +240,7 @@ impl Inner {
     async fn run(
         &mut self,
         session: &SessionId,
+        from: &str,
         seq: u64,
         time_ms: u64,
         input: &Input,
@@ -247,16 +249,14 @@ impl Inner {
         let (session, limit) = (session.as_str(), self.deadline);
         match input {
             Input::Handle { message: incoming, origin } => {
-                let session_of = |key: &SessionKey| key.to_string();
-                let from = match origin.as_deref() {
-                    Some(Origin::Session(received)) => session_of(&received.from),
-                    Some(Origin::Answer(answered)) => session_of(&answered.of),
-                    Some(Origin::Timer(_)) | None => String::new(),
-                };
                 let origin = match origin.as_deref() {
-                    None => GuestOrigin::Client(incoming.sender.as_deref()),
+                    // No guest is called for a part.
+                    None | Some(Origin::Part(_)) => GuestOrigin::Client(incoming.sender.as_deref()),
                     Some(Origin::Timer(firing)) => GuestOrigin::Timer(&firing.name),
-                    Some(Origin::Session(_) | Origin::Answer(_)) => GuestOrigin::Session(&from),
+                    Some(Origin::Session(_) | Origin::Answer(_) | Origin::Presence(_)) => {
+                        GuestOrigin::Session(from)
+                    }
+                    Some(Origin::Http(answered)) => GuestOrigin::Http(&answered.id),
                 };
                 let message = Message {
                     session,
@@ -521,4 +521,15 @@ pub(super) async fn unless_stuck<F: Future>(
         }
     })
     .await
+}
+
+/// The session that a message comes from, as a guest sees it; empty if it comes from none.
+fn session_of(input: &Input, own: &SessionKey) -> String {
+    let Input::Handle { origin: Some(origin), .. } = input else { return String::new() };
+    match &**origin {
+        Origin::Session(received) => received.from.to_string(),
+        Origin::Answer(answered) => answered.of.to_string(),
+        Origin::Presence(_) => own.to_string(),
+        Origin::Timer(_) | Origin::Http(_) | Origin::Part(_) => String::new(),
+    }
 }

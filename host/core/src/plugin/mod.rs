@@ -39,7 +39,7 @@ pub use signal::{Cut, Signal};
 #[cfg(doc)]
 use crate::limits;
 use crate::{
-    effects::{Expiry, Origin, Outgoing, Timer},
+    effects::{Expiry, Origin, Outgoing, Timer, http},
     error::{Rejection, StateError},
     log::record::Event,
     message::Incoming,
@@ -50,13 +50,14 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use std::{
     any::Any,
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     fmt,
     path::PathBuf,
     str::FromStr,
     sync::Arc,
     time::{Duration, Instant},
 };
+use wasmtime::component::types::ComponentItem;
 
 /// The sha-256 of a component's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -93,6 +94,17 @@ pub trait State: Any + Send {
     fn expire(&mut self, expiry: Option<Expiry>) -> Result<(), StateFault>;
     /// Sends a message to another session, once this one is durable.
     fn send(&mut self, outgoing: Outgoing) -> Result<(), StateFault>;
+
+    /// Makes a request over HTTP, once this message is durable, in place of an open one of that id.
+    fn request(&mut self, id: &str, request: http::Request) -> Result<(), StateFault>;
+    /// Ends a request, or drops its answer: whether there was one.
+    fn cancel_request(&mut self, id: &str) -> Result<bool, StateFault>;
+    /// The ids of those that are open, in order.
+    fn open_requests(&mut self) -> Result<Vec<String>, StateFault>;
+    /// The session takes no more messages.
+    fn close(&mut self, closed: http::Closed) -> Result<(), StateFault>;
+    /// The handler is told of the session's subscribers; `None`: no more.
+    fn watch(&mut self, watch: Option<http::Watch>) -> Result<(), StateFault>;
 }
 
 #[derive(Clone, Debug, thiserror::Error)]
@@ -202,6 +214,9 @@ pub enum Failure {
     /// It may not send to that service.
     #[error("{0}")]
     Forbidden(String),
+    /// It may not make that request.
+    #[error("{0}")]
+    RequestForbidden(String),
     /// The node has no memory left for instances: not the plugin's fault either.
     #[error(transparent)]
     NoMemory(#[from] NoMemory),
@@ -230,6 +245,7 @@ impl Failure {
             Failure::Full(_) => "outbox-full",
             Failure::Crowded(_) => "sends-full",
             Failure::Forbidden(_) => "send-refused",
+            Failure::RequestForbidden(_) => "request-refused",
             Failure::NoMemory(_) => "no-memory",
             Failure::NoInstance(_) => "no-instance",
             Failure::Cut(_) => "cut",
@@ -545,6 +561,22 @@ impl Plugin {
     /// The version that the component itself carries, if any.
     pub fn version(&self) -> Option<&str> {
         self.version.as_deref()
+    }
+    /// What it can do outside of its session's state, as `timers.schedule`, in order.
+    pub fn effects(&self) -> BTreeSet<String> {
+        let pre = self.pre.instance_pre();
+        let component = pre.component().component_type();
+        let engine = pre.engine();
+        let mut effects = BTreeSet::new();
+        for (interface, item) in component.imports(engine) {
+            let ComponentItem::ComponentInstance(instance) = item.ty else { continue };
+            for (function, item) in instance.exports(engine) {
+                if let ComponentItem::ComponentFunc(_) = item.ty {
+                    effects.extend(check::effect(interface, function));
+                }
+            }
+        }
+        effects
     }
     /// Bytes of its compiled code: once in memory, however many instances there are.
     pub fn code_bytes(&self) -> usize {

@@ -2,7 +2,7 @@
 
 use super::{Account, Call, Failure, Input, Plugin, PluginError, Reply, State, StateFault};
 use crate::{
-    effects::{Expiry, Outgoing, Timer},
+    effects::{Expiry, Outgoing, Timer, http},
     limits,
     names::SessionKey,
 };
@@ -68,6 +68,21 @@ impl State for Nothing {
     fn send(&mut self, _outgoing: Outgoing) -> Result<(), StateFault> {
         Ok(())
     }
+    fn request(&mut self, _id: &str, _request: http::Request) -> Result<(), StateFault> {
+        Ok(())
+    }
+    fn cancel_request(&mut self, _id: &str) -> Result<bool, StateFault> {
+        Ok(false)
+    }
+    fn open_requests(&mut self) -> Result<Vec<String>, StateFault> {
+        Ok(Vec::new())
+    }
+    fn close(&mut self, _closed: http::Closed) -> Result<(), StateFault> {
+        Ok(())
+    }
+    fn watch(&mut self, _watch: Option<http::Watch>) -> Result<(), StateFault> {
+        Ok(())
+    }
 }
 
 impl Plugin {
@@ -106,6 +121,7 @@ fn judge(used_state: bool, result: Result<Reply, Failure>) -> Result<Migrates, N
             | Failure::Full(_)
             | Failure::Crowded(_)
             | Failure::Forbidden(_)
+            | Failure::RequestForbidden(_)
             | Failure::NoMemory(_)
             | Failure::NoInstance(_)
             | Failure::Cut(_)),

@@ -7,7 +7,7 @@ use super::{
     Call, Failure, Input, Instance, Outcome, PluginHost, PluginOptions, State, StateFault,
 };
 use crate::{
-    effects::{Expiry, Outgoing, Timer},
+    effects::{Expiry, Outgoing, Timer, http},
     limits,
     message::Incoming,
     names::SessionKey,
@@ -174,6 +174,91 @@ pub fn sending_guest() -> Vec<u8> {
     ])
 }
 
+/// The guest against the current version of the interface, with four more things that it does: `Q`, the id of a request of
+/// one byte, and `s` or another byte, have a request made whose body is what follows; with `s` its answer is shown as events
+/// of the kind `tok`. `D` and an id cancel one, `L` closes the session, and `W` has it told of subscribers. They reply
+/// with a byte: whether that went well.
+pub fn requesting_guest() -> Vec<u8> {
+    let log = "  (import \"slotd:slot/log@";
+    let http = "  (import \"slotd:slot/http@1.0.0\" (instance $http
+    (type $f (variant (case \"text\") (case \"data\") (case \"joined\" string)))
+    (export \"stream-form\" (type $form (eq $f)))
+    (type $s (record (field \"kind\" string) (field \"form\" $form)))
+    (export \"streaming\" (type $streaming (eq $s)))
+    (type $o (record (field \"timeout-ms\" (option u32)) (field \"deadline-ms\" (option u32))
+      (field \"attempts\" (option u32)) (field \"redirects\" (option u8))
+      (field \"answer-bytes\" (option u32)) (field \"keep-headers\" (list string))
+      (field \"stream\" (option $streaming))))
+    (export \"options\" (type $options (eq $o)))
+    (type $d (record (field \"method\" string) (field \"url\" string)
+      (field \"headers\" (list (tuple string string))) (field \"body\" (list u8))
+      (field \"options\" $options)))
+    (export \"details\" (type $details (eq $d)))
+    (export \"request\" (func (param \"id\" string) (param \"details\" $details)
+      (result (result (error string)))))
+    (export \"cancel\" (func (param \"id\" string) (result bool)))
+  ))
+  (import \"slotd:slot/session@1.0.0\" (instance $session
+    (export \"close\" (func))
+    (export \"watch-subscribers\" (func (param \"wanted\" bool)))
+  ))\n";
+    let lower = "  (core module $guest";
+    let lowered = "  (core func $request (canon lower (func $http \"request\")
+    (memory $libc \"memory\") (realloc (func $libc \"realloc\"))))
+  (core func $cancel (canon lower (func $http \"cancel\") (memory $libc \"memory\")))
+  (core func $close (canon lower (func $session \"close\")))
+  (core func $watch (canon lower (func $session \"watch-subscribers\")))\n";
+    let import = "    (import \"host\" \"get\"";
+    let imported = "    (import \"host\" \"request\" (func $request (param i32 i32)))
+    (import \"host\" \"cancel\" (func $cancel (param i32 i32) (result i32)))
+    (import \"host\" \"close\" (func $close))
+    (import \"host\" \"watch\" (func $watch (param i32)))
+    (data (i32.const 300) \"http://t/\") (data (i32.const 312) \"POST\")
+    (data (i32.const 316) \"tok\")\n";
+    let op = "      (if (i32.eq (local.get $op) (i32.const 0x77)) ;; w";
+    // What is not set there is zero: nothing is given.
+    let ops = "      (if (i32.eq (local.get $op) (i32.const 0x51)) ;; Q: have a request made
+        (then
+          (memory.fill (i32.const 400) (i32.const 0) (i32.const 108))
+          (i32.store (i32.const 400) (local.get $at))
+          (i32.store (i32.const 404) (i32.const 1))
+          (i32.store (i32.const 408) (i32.const 312))
+          (i32.store (i32.const 412) (i32.const 4))
+          (i32.store (i32.const 416) (i32.const 300))
+          (i32.store (i32.const 420) (i32.const 9))
+          (i32.store (i32.const 432) (i32.add (local.get $at) (i32.const 2)))
+          (i32.store (i32.const 436) (i32.sub (local.get $len) (i32.const 2)))
+          (i32.store8 (i32.const 484)
+            (i32.eq (i32.load8_u (i32.add (local.get $at) (i32.const 1))) (i32.const 0x73)))
+          (i32.store (i32.const 488) (i32.const 316))
+          (i32.store (i32.const 492) (i32.const 3))
+          (call $request (i32.const 400) (i32.const 320))
+          (i32.store8 (i32.const 340) (i32.eqz (i32.load8_u (i32.const 320))))
+          (return (call $reply (i32.const 340) (i32.const 1)))))
+      (if (i32.eq (local.get $op) (i32.const 0x44)) ;; D: cancel one
+        (then
+          (i32.store8 (i32.const 340) (call $cancel (local.get $at) (i32.const 1)))
+          (return (call $reply (i32.const 340) (i32.const 1)))))
+      (if (i32.eq (local.get $op) (i32.const 0x4c)) ;; L: close
+        (then
+          (call $close)
+          (return (call $reply (local.get $at) (i32.const 0)))))
+      (if (i32.eq (local.get $op) (i32.const 0x57)) ;; W: watch
+        (then
+          (call $watch (i32.const 1))
+          (return (call $reply (local.get $at) (i32.const 0)))))\n";
+    let with = "      (export \"get\" (func $get))";
+    let given = " (export \"request\" (func $request)) (export \"cancel\" (func $cancel))
+      (export \"close\" (func $close)) (export \"watch\" (func $watch))";
+    grown(&[
+        (log, http, ""),
+        (lower, lowered, ""),
+        (import, imported, ""),
+        (op, ops, ""),
+        (with, "", given),
+    ])
+}
+
 /// The guest against the current version of the interface, with something before and behind some places.
 fn grown(places: &[(&str, &str, &str)]) -> Vec<u8> {
     let mut text = GUEST.to_owned();
@@ -305,6 +390,21 @@ impl State for MapState {
     fn expire(&mut self, _expiry: Option<Expiry>) -> Result<(), StateFault> {
         Ok(())
     }
+    fn request(&mut self, _: &str, _: http::Request) -> Result<(), StateFault> {
+        Ok(())
+    }
+    fn cancel_request(&mut self, _: &str) -> Result<bool, StateFault> {
+        Ok(false)
+    }
+    fn open_requests(&mut self) -> Result<Vec<String>, StateFault> {
+        Ok(Vec::new())
+    }
+    fn close(&mut self, _: http::Closed) -> Result<(), StateFault> {
+        Ok(())
+    }
+    fn watch(&mut self, _: Option<http::Watch>) -> Result<(), StateFault> {
+        Ok(())
+    }
     fn send(&mut self, _outgoing: Outgoing) -> Result<(), StateFault> {
         Ok(())
     }
@@ -341,6 +441,7 @@ pub(super) fn message(body: &[u8]) -> Input {
         sender: Some("ann".into()),
         content_type: "text/plain".into(),
         body: Bytes::copy_from_slice(body),
+        trace: None,
     };
     Input::Handle { message: Arc::new(message), origin: None }
 }

@@ -417,6 +417,7 @@ async fn costs() {
                             sender: None,
                             content_type: String::new(),
                             body: body.clone(),
+                            trace: None,
                         }),
                         origin: None,
                     },

@@ -1,8 +1,10 @@
 //! What came of a call, held against what was expected.
 
 use super::{
-    Content, Expect, ExpectedEvent, ExpectedFiring, ExpectedSend, ExpectedTimer, Reason,
-    SESSION_DEFAULT, decode, json::differences,
+    SESSION_DEFAULT, decode,
+    expect::{Content, Expect, ExpectedEvent, ExpectedFiring, ExpectedSend, ExpectedTimer, Reason},
+    json::differences,
+    requests::{self, RequestChange},
 };
 use crate::{effects::Firing, error::Rejection, names::SessionKey, text};
 use bytes::Bytes;
@@ -31,6 +33,10 @@ pub struct Observed {
     pub timers: Vec<TimerChange>,
     /// The messages to other sessions that it sent.
     pub sent: Vec<Sent>,
+    /// The requests over HTTP that it made and cancelled.
+    pub requests: Vec<RequestChange>,
+    /// Whether the session is closed, after the call.
+    pub closed: bool,
     /// The messages of timers that were due.
     pub fired: Vec<Fired>,
     /// What is under the keys that were asked for.
@@ -129,6 +135,12 @@ impl Expect {
         }
         if let Some(expected) = &self.sent {
             sent(expected, &got.sent, &mut out);
+        }
+        if let Some(expected) = &self.requests {
+            requests::compare(expected, &got.requests, &mut out);
+        }
+        if let Some(closed) = self.closed.filter(|closed| *closed != got.closed) {
+            out.push(format!("closed: expected {closed}, got {}", got.closed));
         }
         fired(self.fired.as_deref(), &got.fired, &mut out);
         let value_of = |key: &str| got.state.get(key).and_then(Option::as_ref);
@@ -359,7 +371,7 @@ fn which_firing(path: &str, expected: &ExpectedFiring, got: &Fired, out: &mut Ve
     compare("dead", expected.dead.map(|it| it.to_string()), got.dead.to_string());
 }
 
-fn content(
+pub(super) fn content(
     path: &str,
     expected: &Content<'_>,
     (content_type, body): (&str, &[u8]),

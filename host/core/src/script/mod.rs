@@ -2,14 +2,20 @@
 //! `slotd plugin test --wasm` runs; the format is described in docs/plugins.md.
 
 mod compare;
+mod expect;
 mod expiry;
 mod json;
+mod requests;
 mod run;
 #[cfg(test)]
 mod tests;
 
 pub use compare::{Event, Fired, Observed, Outcome, Sent, SetTimer, TimerChange};
+pub use expect::Expect;
+pub use requests::{HttpAnswer, MadeRequest, RequestChange};
 pub use run::Runner;
+
+use expect::Rejection;
 
 use crate::{
     effects::{Answered, Firing, Received, send::Refusal},
@@ -72,122 +78,16 @@ pub enum Call {
         content_type: String,
         body: Bytes,
     },
+    /// What came of a request over HTTP that the session has made.
+    Http(HttpAnswer),
+    /// The session's first subscriber has come, or the last one has gone.
+    Presence {
+        present: bool,
+    },
     /// The clock goes on by so much, to the step's time, and what becomes due on the way is sent.
     Advance {
         by_ms: u64,
     },
-}
-
-/// The expected result of a call. What is not given is not compared, but a call must succeed unless
-/// a failure is given.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Expect {
-    #[serde(default, deserialize_with = "present")]
-    reply: Option<Value>,
-    reply_text: Option<String>,
-    reply_base64: Option<String>,
-    content_type: Option<String>,
-    /// Of the session, after the call.
-    seq: Option<u64>,
-    /// When the session is to expire, after the call.
-    #[serde(default, deserialize_with = "expiry::Expected::given")]
-    expires: Option<expiry::Expected>,
-    rejection: Option<Rejection>,
-    /// `migrate`'s sentence.
-    refused: Option<String>,
-    trap: Option<Reason>,
-    limit: Option<Reason>,
-    #[serde(default)]
-    deadline: bool,
-    /// All that the message emitted.
-    events: Option<Vec<ExpectedEvent>>,
-    /// All ephemeral events that it sent.
-    notified: Option<Vec<ExpectedEvent>>,
-    /// All timers that it set or cancelled.
-    timers: Option<Vec<ExpectedTimer>>,
-    /// All messages to other sessions that it sent, in order.
-    sent: Option<Vec<ExpectedSend>>,
-    /// All messages of timers that were due, in order.
-    fired: Option<Vec<ExpectedFiring>>,
-    /// Some of the state, after the call; `null`: there is no such key.
-    #[serde(default)]
-    state: BTreeMap<String, Value>,
-    #[serde(default)]
-    state_base64: BTreeMap<String, String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Rejection {
-    code: String,
-    message: Option<String>,
-    retriable: Option<bool>,
-}
-
-/// `true`, or a part of the reason's text.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Reason {
-    Any(bool),
-    Part(String),
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ExpectedEvent {
-    kind: String,
-    content_type: Option<String>,
-    #[serde(default, deserialize_with = "present")]
-    body: Option<Value>,
-    body_text: Option<String>,
-    body_base64: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ExpectedTimer {
-    name: String,
-    #[serde(default)]
-    cancelled: bool,
-    due_ms: Option<u64>,
-    /// After the call's time; in milliseconds.
-    #[serde(default, deserialize_with = "duration")]
-    after: Option<u64>,
-    content_type: Option<String>,
-    #[serde(default, deserialize_with = "present")]
-    body: Option<Value>,
-    body_text: Option<String>,
-    body_base64: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ExpectedSend {
-    /// `service/session`.
-    to: String,
-    /// `null`: no outcome comes back.
-    #[serde(default, deserialize_with = "name_or_none")]
-    reply_as: Option<Option<String>>,
-    content_type: Option<String>,
-    #[serde(default, deserialize_with = "present")]
-    body: Option<Value>,
-    body_text: Option<String>,
-    body_base64: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ExpectedFiring {
-    timer: String,
-    session: Option<String>,
-    due_ms: Option<u64>,
-    missed: Option<u64>,
-    attempt: Option<u32>,
-    /// Whether it is not tried again.
-    dead: Option<bool>,
-    #[serde(default)]
-    expect: Expect,
 }
 
 #[derive(Deserialize)]
@@ -206,7 +106,17 @@ struct Line {
     body_base64: Option<String>,
     /// A version, or a session.
     from: Option<String>,
+    /// The name of a message to another session, or the id of a request.
     answer: Option<String>,
+    /// The id of a request that fails.
+    fail: Option<String>,
+    code: Option<String>,
+    reason: Option<String>,
+    status: Option<u16>,
+    headers: Option<BTreeMap<String, String>>,
+    attempts: Option<u32>,
+    parts: Option<requests::Parts>,
+    presence: Option<Presence>,
     refusal: Option<Rejection>,
     reply_wanted: Option<bool>,
     timer: Option<String>,
@@ -234,6 +144,17 @@ enum Kind {
     #[serde(skip)]
     Delivery,
     Answer,
+    #[serde(skip)]
+    Http,
+    #[serde(skip)]
+    Presence,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Presence {
+    Present,
+    Absent,
 }
 
 /// `null` that is written is a value.
@@ -296,17 +217,19 @@ fn step(number: usize, text: &str, time_ms: &mut u64) -> Result<Step, String> {
         return Err("`sender` and `id` are of a client's message".into());
     }
     if line.from.is_none() && matches!(kind, Kind::Migrate | Kind::Answer) {
-        return Err(
-            "`migrate` needs the version that it comes `from`, and `answer` the session".into()
-        );
+        return Err("`migrate` needs the version that it comes `from`, and `answer` the session; \
+                    or the `status` of an answer to a request"
+            .into());
     }
+    line.check_http(kind)?;
     if line.from.is_some() && !matches!(kind, Kind::Migrate | Kind::Answer | Kind::Delivery) {
         return Err("only a message, an answer and `migrate` come `from` something".into());
     }
     if (line.due_ms.is_some() || line.missed.is_some()) && kind != Kind::Timer {
         return Err("`due_ms` and `missed` are of a timer's message".into());
     }
-    if line.attempt.is_some() && !matches!(kind, Kind::Timer | Kind::Delivery | Kind::Answer) {
+    let is_tried = matches!(kind, Kind::Timer | Kind::Delivery | Kind::Answer | Kind::Http);
+    if line.attempt.is_some() && !is_tried {
         return Err("`attempt` is of a message of a timer or a session, and of an answer".into());
     }
     if line.reply_wanted.is_some() && kind != Kind::Delivery {
@@ -325,7 +248,7 @@ fn step(number: usize, text: &str, time_ms: &mut u64) -> Result<Step, String> {
         *time_ms = time_ms.checked_add(by).ok_or("the time is over")?;
     }
     let (of_type, body) = body(&line, kind)?;
-    let content_type = line.content_type.unwrap_or_else(|| of_type.into());
+    let content_type = line.content_type.clone().unwrap_or_else(|| of_type.into());
     let call = match kind {
         Kind::Message => Call::Message { sender: line.sender, id: line.id, content_type, body },
         Kind::Query => Call::Query { content_type, body },
@@ -365,6 +288,8 @@ fn step(number: usize, text: &str, time_ms: &mut u64) -> Result<Step, String> {
             };
             Call::Answer { answered, content_type, body }
         }
+        Kind::Http => Call::Http(line.http()?),
+        Kind::Presence => Call::Presence { present: line.presence == Some(Presence::Present) },
         Kind::Advance => Call::Advance { by_ms: line.advance.unwrap_or(0) },
     };
     line.expect.check(kind)?;
@@ -379,18 +304,32 @@ fn step(number: usize, text: &str, time_ms: &mut u64) -> Result<Step, String> {
     })
 }
 
-/// What a line is: `timer`, `advance` and `answer` say it by themselves, and `from` of a message.
+/// What a line is: `timer`, `advance`, `answer`, `fail` and `presence` say it by themselves, and `from` of a message.
 fn kind(line: &Line) -> Result<Kind, String> {
-    let said = match (&line.timer, &line.advance, &line.answer) {
-        (Some(_), None, None) => Some(Kind::Timer),
-        (None, Some(_), None) => Some(Kind::Advance),
-        (None, None, Some(_)) => Some(Kind::Answer),
-        (None, None, None) => None,
-        _ => return Err("a line has a `timer`, an `advance` or an `answer`".into()),
+    let answer = match line.status {
+        Some(_) => Kind::Http,
+        None => Kind::Answer,
     };
+    let says = [
+        line.timer.as_ref().map(|_| Kind::Timer),
+        line.advance.map(|_| Kind::Advance),
+        line.answer.as_ref().map(|_| answer),
+        line.fail.as_ref().map(|_| Kind::Http),
+        line.presence.map(|_| Kind::Presence),
+    ];
+    let mut says = says.into_iter().flatten();
+    let said = says.next();
+    if says.next().is_some() {
+        return Err(
+            "a line has a `timer`, an `advance`, an `answer`, a `fail` or a `presence`".into()
+        );
+    }
     match line.kind {
+        // It may be said of both kinds of answers.
+        Some(Kind::Answer) if said == Some(Kind::Http) => Ok(Kind::Http),
         Some(kind) if said.is_some_and(|said| said != kind) => {
-            Err("`timer`, `advance` and `answer` are lines of their own kind".into())
+            Err("`timer`, `advance`, `answer`, `fail` and `presence` are lines of their own kind"
+                .into())
         }
         None | Some(Kind::Message) if said.is_none() && line.from.is_some() => Ok(Kind::Delivery),
         Some(Kind::Timer) if said.is_none() => Err("a timer's message needs its `timer`".into()),
@@ -421,9 +360,9 @@ fn bytes_of(value: &RawValue) -> Bytes {
 fn body(line: &Line, kind: Kind) -> Result<(&'static str, Bytes), String> {
     let bodies = (&line.body, &line.body_text, &line.body_base64);
     let has_body = !matches!(bodies, (None, None, None));
-    let has_none = matches!(kind, Kind::Migrate | Kind::Advance) || line.refusal.is_some();
-    if has_none && (has_body || line.content_type.is_some()) {
-        return Err("`migrate`, `advance` and a refusal have no body".into());
+    let has_none = matches!(kind, Kind::Migrate | Kind::Advance | Kind::Presence);
+    if (has_none || line.refusal.is_some()) && (has_body || line.content_type.is_some()) {
+        return Err("`migrate`, `advance`, `presence` and a refusal have no body".into());
     }
     if line.refusal.is_some() {
         return Ok(("application/octet-stream", Bytes::new()));
@@ -465,152 +404,13 @@ impl fmt::Display for Step {
                 let (name, of) = (&answered.name, &answered.of);
                 return write!(f, "answer {name:?} of {of} to {session:?}: {what}");
             }
+            Call::Http(answer) => return write!(f, "{answer} to {session:?}"),
+            Call::Presence { present } => {
+                let what = if *present { "present" } else { "absent" };
+                return write!(f, "presence to {session:?}: {what}");
+            }
             Call::Advance { by_ms } => return write!(f, "advance by {by_ms} ms"),
         };
         write!(f, "{what} to {session:?}: {}", compare::shown(body))
-    }
-}
-
-impl Expect {
-    /// What can't be expected together, or of such a call.
-    fn check(&self, kind: Kind) -> Result<(), String> {
-        let replies =
-            [self.reply.is_some(), self.reply_text.is_some(), self.reply_base64.is_some()];
-        let failures = [
-            self.rejection.is_some(),
-            self.refused.is_some(),
-            self.trap.is_some(),
-            self.limit.is_some(),
-            self.deadline,
-        ];
-        let count = |of: &[bool]| of.iter().filter(|each| **each).count();
-        if count(&replies) > 1 {
-            return Err("one reply: `reply`, `reply_text` or `reply_base64`".into());
-        }
-        if count(&failures) > 1 || count(&failures) == 1 && count(&replies) == 1 {
-            return Err(
-                "a call ends in one way: a reply, `rejection`, `refused`, `trap`, `limit` \
-                        or `deadline`"
-                    .into(),
-            );
-        }
-        let no_reply = count(&replies) == 0 && self.content_type.is_none();
-        if kind == Kind::Migrate && !(no_reply && self.rejection.is_none()) {
-            return Err(
-                "`migrate` has no reply and no rejection: it goes well, or is `refused`".into()
-            );
-        }
-        if kind != Kind::Migrate && self.refused.is_some() {
-            return Err("only `migrate` is `refused`; a handler gives a `rejection`".into());
-        }
-        match &self.fired {
-            Some(_) if kind != Kind::Advance => return Err("only `advance` has `fired`".into()),
-            Some(fired) => fired.iter().try_for_each(|each| each.expect.check(Kind::Timer))?,
-            None => {}
-        }
-        let others = [
-            !no_reply || count(&failures) > 0 || self.seq.is_some() || self.expires.is_some(),
-            self.events.is_some() || self.notified.is_some(),
-            self.timers.is_some() || self.sent.is_some(),
-            !self.state.is_empty() || !self.state_base64.is_empty(),
-        ];
-        if kind == Kind::Advance && count(&others) > 0 {
-            return Err("of `advance`, only `fired` can be expected; each of them has an \
-                        `expect` of its own"
-                .into());
-        }
-        let mut timers = self.timers.iter().flatten();
-        if timers.any(|timer| timer.is_contradictory()) {
-            return Err(
-                "a timer is `cancelled`, or it has a `due_ms` or `after`, and a body".into()
-            );
-        }
-        if self.sent.iter().flatten().any(|sent| sent.content().bodies() > 1) {
-            return Err("what is sent has one body: `body`, `body_text` or `body_base64`".into());
-        }
-        let wanted = [&self.trap, &self.limit];
-        if wanted.iter().any(|reason| matches!(reason, Some(Reason::Any(false)))) {
-            return Err("`trap` and `limit` are true, or a part of the reason".into());
-        }
-        let events = self.events.iter().chain(&self.notified).flatten();
-        let events = events.filter_map(|event| event.body_base64.as_ref());
-        let timers = self.timers.iter().flatten().filter_map(|timer| timer.body_base64.as_ref());
-        let texts = self.reply_base64.iter().chain(self.state_base64.values());
-        let sent = self.sent.iter().flatten().filter_map(|sent| sent.body_base64.as_ref());
-        let texts = texts.chain(events).chain(timers).chain(sent);
-        texts.map(|text| decode(text)).find(Result::is_err).map_or(Ok(()), |bad| bad.map(drop))
-    }
-
-    /// Whether ephemeral events are asked for.
-    pub fn is_notified(&self) -> bool {
-        self.notified.is_some()
-    }
-
-    /// Whether timers are asked for.
-    pub fn sets_timers(&self) -> bool {
-        self.timers.is_some()
-    }
-
-    /// Whether messages to other sessions are asked for.
-    pub fn sends(&self) -> bool {
-        self.sent.is_some()
-    }
-
-    /// Whether it is asked for when the session expires.
-    pub fn expires(&self) -> bool {
-        self.expires.is_some()
-    }
-
-    /// What is expected of the timer's message that is the `number`th to be due, from 0.
-    fn firing(&self, number: usize) -> Option<&Expect> {
-        self.fired.as_ref()?.get(number).map(|firing| &firing.expect)
-    }
-
-    /// The keys of the state that are asked for.
-    pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.state.keys().chain(self.state_base64.keys()).map(String::as_str)
-    }
-}
-
-/// What is expected of a content type and a body.
-struct Content<'a> {
-    content_type: Option<&'a String>,
-    body: Option<&'a Value>,
-    text: Option<&'a String>,
-    base64: Option<&'a String>,
-}
-
-impl Content<'_> {
-    /// How many bodies are expected: one makes sense.
-    fn bodies(&self) -> usize {
-        [self.body.is_some(), self.text.is_some(), self.base64.is_some()]
-            .map(usize::from)
-            .iter()
-            .sum()
-    }
-}
-
-macro_rules! contents {
-    ($($Expected:ident)*) => {
-        $(impl $Expected {
-            fn content(&self) -> Content<'_> {
-                Content {
-                    content_type: self.content_type.as_ref(),
-                    body: self.body.as_ref(),
-                    text: self.body_text.as_ref(),
-                    base64: self.body_base64.as_ref(),
-                }
-            }
-        })*
-    };
-}
-contents!(ExpectedEvent ExpectedTimer ExpectedSend);
-
-impl ExpectedTimer {
-    fn is_contradictory(&self) -> bool {
-        let bodies = self.content().bodies();
-        let times = usize::from(self.due_ms.is_some()) + usize::from(self.after.is_some());
-        let is_set = bodies + times > 0 || self.content_type.is_some();
-        bodies > 1 || times > 1 || self.cancelled && is_set
     }
 }

@@ -3,16 +3,16 @@
 //! repeats of an idempotency key) is not there.
 
 mod fire;
+mod requests;
 mod sends;
 
-use super::{Call, Event, Expect, Observed, Outcome, Sent, SetTimer, Step, TimerChange};
+use super::{
+    Call, Event, Expect, Observed, Outcome, RequestChange, Sent, SetTimer, Step, TimerChange,
+};
 use crate::{
     database::StorageOptions,
-    effects::{
-        Change, Effect, Origin, Timer,
-        rows::{Name, Value as _},
-        send::Number,
-    },
+    effects::{Change, Effect, Origin, rows::Name, send::Number},
+    error::{Code, Rejection},
     level::NEWEST,
     limits,
     log::record::Head,
@@ -44,15 +44,18 @@ struct Caused {
     notified: Vec<Event>,
     timers: Vec<TimerChange>,
     sent: Vec<Sent>,
+    requests: Vec<RequestChange>,
 }
+
+/// What a message comes from of its session's effects, and what will be left of it.
+type Fires = Option<(Name, Option<Effect>)>;
 
 /// One call of a session.
 struct Calling {
     input: Input,
     seq: u64,
     time_ms: u64,
-    /// The timer that its message comes from, and what will be left of it.
-    fires: Option<(String, Option<Timer>)>,
+    fires: Fires,
 }
 
 fn shown(events: Vec<crate::log::record::Event>) -> Vec<Event> {
@@ -134,18 +137,37 @@ impl Runner {
         if !step.given.is_empty() {
             session = self.give(session, step)?;
         }
+        if !matches!(step.call, Call::Query { .. } | Call::Migrate { .. })
+            && session.load_effects(&*self.store, SLOT)?.is_closed()
+        {
+            let (session, observed) = self.refuse(session, step)?;
+            self.sessions.insert(key, session);
+            return Ok(observed);
+        }
         let seq = match &step.call {
             Call::Message { .. } | Call::Delivery { .. } => session.head.seq + 1,
-            Call::Timer { .. } | Call::Answer { .. } if session.exists() => session.head.seq + 1,
+            Call::Timer { .. } | Call::Answer { .. } | Call::Http(_) | Call::Presence { .. }
+                if session.exists() =>
+            {
+                session.head.seq + 1
+            }
             Call::Query { .. } | Call::Migrate { .. } if session.exists() => session.head.seq,
             _ => bail!("the session {:?} has no message yet, and no state is given", step.session),
         };
-        let fires = match &step.call {
-            Call::Timer { firing, .. } => self.left_of(&mut session, &firing.name, step.time_ms)?,
-            _ => None,
+        let (session, observed) = match &step.call {
+            Call::Http(answer) => self.answer(session, answer, step).await?,
+            Call::Presence { present } => self.tell(session, *present, step).await?,
+            call => {
+                let fires = match call {
+                    Call::Timer { firing, .. } => {
+                        self.left_of(&mut session, &firing.name, step.time_ms)?
+                    }
+                    _ => None,
+                };
+                let calling = Calling { input: input(call)?, seq, time_ms: step.time_ms, fires };
+                self.observe(session, calling, Some(&step.expect)).await?
+            }
         };
-        let calling = Calling { input: input(&step.call)?, seq, time_ms: step.time_ms, fires };
-        let (session, observed) = self.observe(session, calling, Some(&step.expect)).await?;
         self.sessions.insert(key, session);
         Ok(observed)
     }
@@ -166,8 +188,9 @@ impl Runner {
         }
         let seq = session.head.seq;
         let expires_ms = self.expiry_of(&mut session)?;
+        let closed = session.load_effects(&*self.store, SLOT)?.is_closed();
         let (session, state) = self.look(session, expect)?;
-        let Caused { events, notified, timers, sent } = caused;
+        let Caused { events, notified, timers, sent, requests } = caused;
         let fired = Vec::new();
         let observed = Observed {
             outcome,
@@ -178,9 +201,29 @@ impl Runner {
             notified,
             timers,
             sent,
+            requests,
+            closed,
             fired,
             state,
         };
+        Ok((session, observed))
+    }
+
+    /// A closed session takes no message, of whomever. No handler is called.
+    fn refuse(
+        &mut self,
+        mut session: Box<Session>,
+        step: &Step,
+    ) -> anyhow::Result<(Box<Session>, Observed)> {
+        let rejection = Rejection {
+            code: Code::SessionClosed.as_str().into(),
+            message: format!("{} is closed, and takes no more messages", session.key),
+            retriable: false,
+        };
+        let (seq, expires_ms) = (session.head.seq, self.expiry_of(&mut session)?);
+        let (session, state) = self.look(session, Some(&step.expect))?;
+        let outcome = Outcome::Rejected(rejection);
+        let observed = Observed { seq, expires_ms, closed: true, state, ..nothing(outcome, step) };
         Ok((session, observed))
     }
 
@@ -213,7 +256,7 @@ impl Runner {
         let key = session.key.clone();
         let mut tx = Transaction::new(SLOT, self.store.clone(), session).at_level(NEWEST);
         if let Some((name, left)) = fires.clone() {
-            tx.fire(Name::Timer(name), left.map(|left| Effect::Timer(left.into())));
+            tx.fire(name, left);
         }
         let tx = Box::new(tx).read_only(is_query);
         let call = plugin::Call { session: key, seq, time_ms, state: tx, input };
@@ -231,9 +274,14 @@ impl Runner {
                 if is_query {
                     return Ok((tx.discard(), outcome, Caused::default()));
                 }
+                if let Some(why) = requests::problem(&tx) {
+                    return Ok((tx.discard(), Outcome::Limit(why), Caused::default()));
+                }
                 return Ok(match tx.merge(&mut self.numbers) {
                     Ok((mut session, written)) => {
-                        caused.timers = timers(&written.effects, time_ms, fires.as_ref())?;
+                        let asked = asked(&written.effects, fires.as_ref())?;
+                        caused.timers = timers(&asked, time_ms);
+                        caused.requests = requests::changes(&asked);
                         caused.sent = sends::take(&mut session, &written.effects)?;
                         (session, outcome, caused)
                     }
@@ -251,7 +299,7 @@ impl Runner {
             Failure::Rejected(rejection) if is_migrate => Outcome::Refused(rejection.message),
             Failure::Rejected(rejection) => Outcome::Rejected(rejection),
             Failure::Trapped(why) => Outcome::Trapped(why),
-            // Nothing else is on its way here: one message has sent too much.
+            // What is sent leaves at once, so one message has sent too much. Requests stay open until a line answers.
             Failure::Limit(why) | Failure::Full(why) | Failure::Crowded(why) => Outcome::Limit(why),
             Failure::NoMemory(error) => return Err(error.into()),
             Failure::Deadline(_) => Outcome::Deadline,
@@ -259,7 +307,8 @@ impl Runner {
             failure @ (Failure::NoInstance(_)
             | Failure::Cut(_)
             | Failure::Level(_)
-            | Failure::Forbidden(_)) => {
+            | Failure::Forbidden(_)
+            | Failure::RequestForbidden(_)) => {
                 return Err(failure.into());
             }
         };
@@ -277,34 +326,66 @@ impl Runner {
     }
 }
 
-/// The timers that a message set or cancelled; that the one that it comes from goes on, or ends, is not its doing.
-fn timers(
+/// What came of a call of no effect.
+fn nothing(outcome: Outcome, step: &Step) -> Observed {
+    Observed {
+        outcome,
+        seq: 0,
+        expires_ms: None,
+        time_ms: step.time_ms,
+        events: Vec::new(),
+        notified: Vec::new(),
+        timers: Vec::new(),
+        sent: Vec::new(),
+        requests: Vec::new(),
+        closed: false,
+        fired: Vec::new(),
+        state: BTreeMap::new(),
+    }
+}
+
+/// The effects that a message changed. That the one that it comes from goes on, or ends, is not its doing; nor is what
+/// ends because it closes the session.
+fn asked(
     changes: &[Change],
-    time_ms: u64,
-    fires: Option<&(String, Option<Timer>)>,
-) -> anyhow::Result<Vec<TimerChange>> {
+    fires: Option<&(Name, Option<Effect>)>,
+) -> anyhow::Result<Vec<(Name, Option<Effect>)>> {
     let mut found = Vec::new();
     for change in changes {
-        let Some(Name::Timer(name)) = Name::of_row(&change.row) else { continue };
-        let timer = change.value.as_ref().map(|value| Timer::decode(value)).transpose();
-        let timer = timer.map_err(|why| anyhow!("the timer {name:?}: {why}"))?;
-        if fires.is_some_and(|(fired, left)| *fired == name && *left == timer) {
-            continue;
+        let Some(name) = Name::of_row(&change.row) else { continue };
+        let effect = change.value.as_ref().map(|value| Effect::decode(&name, value)).transpose();
+        let effect = effect.map_err(|why| anyhow!("an effect of the message: {why}"))?;
+        if fires.is_none_or(|(fired, left)| *fired != name || *left != effect) {
+            found.push((name, effect));
         }
-        let set = timer.map(|Timer { due_ms, content_type, body, .. }| SetTimer {
-            due_ms,
-            time_ms,
-            content_type,
-            body,
-        });
-        found.push(TimerChange { name, set });
+    }
+    if found.iter().any(|(name, effect)| *name == Name::Closed && effect.is_some()) {
+        found.retain(|(_, effect)| effect.is_some());
     }
     Ok(found)
 }
 
+/// The timers that a message set or cancelled.
+fn timers(asked: &[(Name, Option<Effect>)], time_ms: u64) -> Vec<TimerChange> {
+    let changes = asked.iter().filter_map(|(name, effect)| {
+        let Name::Timer(name) = name else { return None };
+        let set = match effect {
+            Some(Effect::Timer(timer)) => Some(SetTimer {
+                due_ms: timer.due_ms,
+                time_ms,
+                content_type: timer.content_type.clone(),
+                body: timer.body.clone(),
+            }),
+            _ => None,
+        };
+        Some(TimerChange { name: name.clone(), set })
+    });
+    changes.collect()
+}
+
 /// A message that no client has sent.
 fn of_session(origin: Option<Box<Origin>>, content_type: String, body: Bytes) -> Input {
-    let message = Incoming { id: None, sender: None, content_type, body };
+    let message = Incoming { id: None, sender: None, content_type, body, trace: None };
     Input::Handle { message: message.into(), origin }
 }
 
@@ -318,7 +399,7 @@ fn input(call: &Call) -> anyhow::Result<Input> {
     Ok(match call.clone() {
         Call::Message { sender, id, content_type, body } => {
             size(&body)?;
-            let message = Arc::new(Incoming { id, sender, content_type, body });
+            let message = Arc::new(Incoming { id, sender, content_type, body, trace: None });
             Input::Handle { message, origin: None }
         }
         Call::Query { content_type, body } => {
@@ -340,6 +421,8 @@ fn input(call: &Call) -> anyhow::Result<Input> {
             let origin = Some(Box::new(Origin::Answer(answered)));
             of_session(origin, content_type, body)
         }
-        Call::Advance { .. } => bail!("`advance` is no call"),
+        Call::Http(_) | Call::Presence { .. } | Call::Advance { .. } => {
+            bail!("a bug: a line that is no call of its own")
+        }
     })
 }

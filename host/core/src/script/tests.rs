@@ -1,5 +1,8 @@
 use super::*;
-use crate::{effects::send, error::Rejection as Refusal};
+use crate::{
+    effects::{http, send},
+    error::Rejection as Refusal,
+};
 use serde_json::json;
 
 fn reply(body: &Value) -> Observed {
@@ -14,6 +17,8 @@ fn reply(body: &Value) -> Observed {
         notified: Vec::new(),
         timers: Vec::new(),
         sent: Vec::new(),
+        requests: Vec::new(),
+        closed: false,
         fired: Vec::new(),
         state: BTreeMap::new(),
     }
@@ -54,6 +59,33 @@ fn a_bad_line_is_refused_with_its_number() {
         (r#"{"expect": {"sent": [{"to": "a/b", "body": 1, "body_text": "1"}]}}"#, "one body"),
         (r#"{"expect": {"sent": [{"to": "a/b", "body_base64": "?"}]}}"#, "no base64"),
         (r#"{"advance": "1s", "expect": {"sent": []}}"#, "only `fired`"),
+        (r#"{"answer": "a", "status": 99}"#, "no `status`"),
+        (r#"{"answer": "", "status": 200}"#, "the id of a request"),
+        (r#"{"answer": "a", "status": 200, "from": "stock/a"}"#, "or has a `status`"),
+        (r#"{"answer": "a", "status": 200, "code": "timeout"}"#, "that `fail`s"),
+        (r#"{"answer": "a", "status": 200, "sender": "ann"}"#, "a client's"),
+        (r#"{"answer": "a", "fail": "a", "code": "dns"}"#, "a `fail`"),
+        (r#"{"fail": "a"}"#, "has a `code`"),
+        (r#"{"fail": "a", "code": "dns", "body": 1}"#, "with a `status` alone"),
+        (r#"{"fail": "a", "code": "dns", "headers": {}}"#, "with a `status`"),
+        (r#"{"fail": "a", "code": "dns", "attempt": 0}"#, "is 1"),
+        (r#"{"answer": "a", "status": 500, "parts": ["x"]}"#, "of success"),
+        (r#"{"answer": "a", "status": 200, "parts": [""]}"#, "a part has"),
+        (r#"{"answer": "a", "status": 200, "parts": [["x"], ["y"]], "attempts": 1}"#, "`attempts`"),
+        (r#"{"body": 1, "status": 200}"#, "of the `answer` to a request"),
+        (r#"{"timer": "t", "parts": []}"#, "of the `answer` to a request"),
+        (r#"{"presence": "here"}"#, "unknown variant `here`"),
+        (r#"{"presence": "present", "body": 1}"#, "no body"),
+        (r#"{"presence": "present", "sender": "ann"}"#, "a client's"),
+        (r#"{"kind": "query", "presence": "present"}"#, "own kind"),
+        (r#"{"expect": {"requests": [{"url": "http://a"}]}}"#, "missing field `id`"),
+        (
+            r#"{"expect": {"requests": [{"id": "a", "cancelled": true, "url": "u"}]}}"#,
+            "`cancelled`",
+        ),
+        (r#"{"expect": {"requests": [{"id": "a", "body": 1, "body_text": "1"}]}}"#, "one body"),
+        (r#"{"expect": {"requests": [{"id": "a", "body_base64": "?"}]}}"#, "no base64"),
+        (r#"{"advance": "1s", "expect": {"closed": true}}"#, "only `fired`"),
         (r#"{"kind": "migrate", "from": "1", "body": 1}"#, "no body"),
         (r#"{"kind": "timer"}"#, "needs its `timer`"),
         (r#"{"kind": "advance"}"#, "by how much"),
@@ -183,6 +215,98 @@ fn a_line_says_which_session_a_message_comes_from() {
     let shown: Vec<_> = steps.iter().map(ToString::to_string).collect();
     assert_eq!(shown[0], r#"message of cart/c/1 to "w": 1"#);
     assert_eq!(shown[3], r#"answer "n" of stock/w to "test": the refusal "c""#);
+}
+
+/// A handler that is told of another answer is tested for something else.
+#[test]
+fn a_line_says_what_comes_of_a_request() {
+    let steps = parse(concat!(
+        r#"{"answer": "llm", "status": 201, "headers": {"ETag": "x"}, "body": {"n": 1.50}}"#,
+        "\n",
+        r#"{"kind": "answer", "answer": "llm", "status": 200, "parts": [["a"], ["b", "c"]], "attempt": 2}"#,
+        "\n",
+        r#"{"fail": "llm", "code": "timeout", "reason": "Too slow.", "attempts": 5}"#,
+        "\n",
+        r#"{"fail": "llm", "code": "too-large", "status": 200, "body_text": "abc"}"#,
+        "\n",
+        r#"{"presence": "absent"}"#,
+        "\n",
+    ))
+    .unwrap();
+    let answer = |step: &Step| match &step.call {
+        Call::Http(answer) => answer.clone(),
+        call => panic!("{call:?}"),
+    };
+    let HttpAnswer { id, outcome, body, content_type, attempts, attempt, parts } =
+        answer(&steps[0]);
+    let headers = vec![("etag".to_owned(), "x".to_owned())];
+    assert_eq!(outcome, http::Outcome::Response(http::Response { status: 201, headers }));
+    assert_eq!((id.as_str(), attempts, attempt, parts.len()), ("llm", 1, 1, 0));
+    assert_eq!(body.as_deref(), Some(&br#"{"n": 1.50}"#[..]));
+    assert_eq!(content_type.as_deref(), Some("application/json"));
+    let shown = answer(&steps[1]);
+    assert_eq!((shown.attempts, shown.attempt, shown.body), (2, 2, None));
+    assert_eq!(shown.parts, [vec!["a"], vec!["b", "c"]]);
+    let failure = |step: &Step| match answer(step).outcome {
+        http::Outcome::Failure(failure) => (failure.code, failure.reason, failure.response),
+        outcome => panic!("{outcome:?}"),
+    };
+    assert_eq!(failure(&steps[2]), ("timeout".into(), "Too slow.".into(), None));
+    assert_eq!(answer(&steps[2]).attempts, 5);
+    let (code, _, response) = failure(&steps[3]);
+    assert_eq!((code.as_str(), response.map(|it| it.status)), ("too-large", Some(200)));
+    assert!(matches!(steps[4].call, Call::Presence { present: false }));
+    let shown: Vec<_> = steps.iter().map(ToString::to_string).collect();
+    assert_eq!(shown[0], r#"answer "llm", 201 {"n": 1.50} to "test""#);
+    assert_eq!(shown[2], r#"failure "llm", timeout to "test""#);
+    assert_eq!(shown[4], r#"presence to "test": absent"#);
+}
+
+/// A request that nobody looked at would be tested by nothing; so would an end that does not come.
+#[test]
+fn requests_and_a_close_are_compared() {
+    let made = |id: &str| RequestChange {
+        id: id.into(),
+        made: Some(MadeRequest {
+            method: "POST".into(),
+            url: "https://a/b".into(),
+            headers: vec![("Accept".into(), "text/plain".into()), ("x".into(), "1".into())],
+            body: Bytes::from_static(b"{\"n\":1}"),
+            stream: None,
+        }),
+    };
+    let cancelled = RequestChange { id: "c".into(), made: None };
+    let requests = vec![made("a"), made("b"), cancelled];
+    let got = Observed { requests, closed: true, ..reply(&Value::Null) };
+    let same = json!({"closed": true, "requests": [
+        {"id": "c", "cancelled": true},
+        {"id": "b"},
+        {"id": "a", "method": "POST", "url": "https://a/b", "body": {"n": 1}, "stream": null,
+            "headers": {"accept": "text/plain", "X": "1", "authorization": null}},
+    ]});
+    assert_eq!(differences(&same, &got), [""; 0]);
+    let other = json!({"closed": false, "requests": [
+        {"id": "a", "method": "GET", "url": "https://a/c", "body": {"n": 2}, "stream": "token",
+            "headers": {"accept": "a", "x": null, "y": "1"}},
+        {"id": "b", "cancelled": true},
+        {"id": "d"},
+    ]});
+    assert_eq!(
+        differences(&other, &got),
+        [
+            "requests[\"a\"].method: expected \"GET\", got \"POST\"",
+            "requests[\"a\"].url: expected \"https://a/c\", got \"https://a/b\"",
+            "requests[\"a\"].headers[\"accept\"]: expected \"a\", got \"text/plain\"",
+            "requests[\"a\"].headers[\"x\"]: expected none, got \"1\"",
+            "requests[\"a\"].headers[\"y\"]: expected \"1\", got none",
+            "requests[\"a\"].stream: expected \"token\", got none",
+            "requests[\"a\"].body.n: expected 2, got 1",
+            "requests[\"b\"]: it was made, POST https://a/b",
+            "requests[\"d\"]: it was neither made nor cancelled",
+            "requests[\"c\"]: it was cancelled, which was not expected",
+            "closed: expected false, got true",
+        ]
+    );
 }
 
 /// As for events, and in another order it would be another conversation.

@@ -19,6 +19,11 @@ pub(super) enum Held {
 }
 
 impl Held {
+    /// Who has no answer to wait for, but that it is durable.
+    pub(super) fn told(reply: Reply<()>) -> Self {
+        Self::answer(reply, Ok(()))
+    }
+
     fn answer<T: Send + 'static>(reply: Reply<T>, answer: Result<T, Error>) -> Self {
         Self::Other(Box::new(move |failed| {
             let answer = match failed {

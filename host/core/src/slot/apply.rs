@@ -2,19 +2,15 @@
 //! changed, call the handler, and turn what it did into a record.
 
 use crate::{
-    effects::{
-        Change, Effect, Origin, Outgoing,
-        rows::Name,
-        send::{Asked, Content},
-    },
+    effects::{Change, Effect, Origin, rows::Name, send::Asked},
     error::{Cause, Code, Error},
-    level::EFFECTS_FROM,
+    level::{EFFECTS_FROM, HTTP_FROM},
     limits,
     log::record::{Activate, DeploymentId, Entry, Event, Head, Message, Pin, Record},
     message::{Answer, Consistency, Incoming, Sent},
     names::{ServiceName, SessionKey},
     operation, operator,
-    plugin::{self, Call, Caller, Failure, Guests, Input, StateFault},
+    plugin::{Call, Caller, Failure, Guests, Input, StateFault},
     position::Incarnation,
     service::{
         compatibility::{Migrate, takes_over},
@@ -25,11 +21,13 @@ use crate::{
         answers::Held,
         calls::Done,
         mail::Serve,
-        overlay::{Transaction, Written},
+        overlay::Transaction,
+        records::{fingerprint, new_record, reply_to},
         session::Session,
         shell::Shell,
     },
     telemetry::repeats,
+    trace::Trace,
 };
 use bytes::Bytes;
 use std::{future::Future, sync::Arc, task::Context};
@@ -54,6 +52,7 @@ pub(super) struct Came {
     pub left: Option<(Name, Option<Effect>)>,
     /// The session that waits for the reply, and what it has asked.
     pub asked: Option<(SessionKey, Asked)>,
+    pub trace: Option<Trace>,
 }
 
 /// Which deployment a session's next call runs on.
@@ -136,6 +135,7 @@ impl Shell {
             Ok(active) => active,
             Err(error) => return (session, Err(error)),
         };
+        let is_closed = self.is_closed(&mut session);
         let fingerprint =
             message.id.as_ref().map_or(0, |_| fingerprint(&message.content_type, &message.body));
         if let Some(id) = &message.id {
@@ -144,6 +144,9 @@ impl Shell {
                 Ok(Some(sent)) => return (session, Ok(Applied::Repeat(sent))),
                 Err(error) => return (session, Err(error)),
             }
+        }
+        if let Err(error) = is_closed.and_then(|is_closed| check_open(is_closed, &session.key)) {
+            return (session, Err(error));
         }
         if let Err(error) = self.check_room() {
             return (session, Err(error));
@@ -155,6 +158,10 @@ impl Shell {
         let mut tx = Box::new(tx.at_level(self.context.level.get()));
         let (mut origin, mut asked) = (None, None);
         if let Some(came) = came {
+            // What is sent or set is bounded where it is; an answer may be larger than a client's message.
+            if matches!(came.origin, Origin::Http(_)) {
+                tx.takes(message.body.len());
+            }
             origin = Some(Box::new(came.origin));
             asked = came.asked;
             if let Some((name, left)) = came.left {
@@ -192,13 +199,16 @@ impl Shell {
             let failure = fault_failure(fault);
             return (tx.discard(), Err(self.failure_error(&label, failure)));
         }
-        if let Err(failure) = self.check_sends(&tx) {
+        if let Some(trace) = message.trace.filter(|_| self.context.level.get() >= HTTP_FROM) {
+            tx.trace(trace);
+        }
+        if let Err(failure) = self.check_sends(&tx).and_then(|()| self.check_requests(&tx)) {
             return (tx.discard(), Err(self.failure_error(&label, failure)));
         }
         let mut numbers = self.numbers();
         let merged = tx.merge(&mut numbers);
         self.sent = numbers.last.index;
-        let (mut session, written) = match merged {
+        let (mut session, mut written) = match merged {
             Ok(merged) => merged,
             Err((session, fault)) => {
                 let failure = fault_failure(fault);
@@ -214,7 +224,7 @@ impl Shell {
         session.head.deployment = choice.deployment;
         session.head.pinned = choice.pinned;
         // The call is over: nobody else has it.
-        let Incoming { id, sender, content_type, body } = Arc::unwrap_or_clone(message);
+        let Incoming { id, sender, content_type, body, .. } = Arc::unwrap_or_clone(message);
         let entry = Arc::new(Entry {
             seq,
             id,
@@ -227,6 +237,10 @@ impl Shell {
             deployment: choice.deployment,
             events,
             origin,
+            caused: match self.context.level.get() >= HTTP_FROM {
+                true => std::mem::take(&mut written.caused),
+                false => Vec::new(),
+            },
         });
         let record = new_record(&mut session, entry, fingerprint, written);
         let of = Incarnation::of(&record.head);
@@ -394,6 +408,7 @@ impl Shell {
                 | Failure::Full(_)
                 | Failure::Crowded(_)
                 | Failure::Forbidden(_)
+                | Failure::RequestForbidden(_)
                 | Failure::NoMemory(_)
                 | Failure::NoInstance(_)
                 | Failure::Cut(_)),
@@ -535,62 +550,19 @@ impl Shell {
     }
 }
 
-/// The reply to a message that a session has sent.
-fn reply_to(
-    to: SessionKey,
-    asked: Asked,
-    origin: Option<&Origin>,
-    answer: &plugin::Reply,
-    seq: u64,
-) -> Outgoing {
-    Outgoing {
-        to,
-        content: Content::Reply(asked),
-        content_type: answer.content_type.clone(),
-        body: answer.body.clone(),
-        hops: origin.map_or(0, Origin::hops).saturating_add(1),
-        failures: 0,
-        held: 0,
-        next_ms: 0,
-        reason: String::new(),
-        sent_by: seq,
+/// A session that was closed has answers to messages from before, and takes no new ones.
+fn check_open(is_closed: bool, key: &SessionKey) -> Result<(), Error> {
+    match is_closed {
+        false => Ok(()),
+        true => Err(Error::of(
+            Cause::Closed,
+            format!("{key} was closed by its handler; nothing was kept"),
+        )),
     }
 }
 
 pub(super) fn no_session(key: &SessionKey) -> Error {
     Error::new(Code::SessionNotFound, format!("{key} has no message yet, or was deleted"))
-}
-
-pub(super) fn new_record(
-    session: &mut Session,
-    entry: Arc<Entry>,
-    fingerprint: u128,
-    written: Written,
-) -> Box<Message> {
-    if let Some(id) = &entry.id {
-        let remembered = crate::state::Remembered { seq: entry.seq, fingerprint };
-        session.remembered.insert(id.clone(), remembered);
-    }
-    session.recent.push_back(entry.clone());
-    let (key, head) = (session.key.clone(), session.head.clone());
-    Box::new(Message {
-        key,
-        session_number: head.session_number,
-        entry,
-        fingerprint,
-        writes: written.state,
-        head,
-        effects: written.effects,
-    })
-}
-
-/// What a repeat must have in common with the first.
-pub(super) fn fingerprint(content_type: &str, body: &[u8]) -> u128 {
-    let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
-    hasher.update(content_type.as_bytes());
-    hasher.update(&[0]);
-    hasher.update(body);
-    hasher.digest128()
 }
 
 fn fault_failure(fault: StateFault) -> Failure {

@@ -339,6 +339,9 @@ fn failure_error(label: &Arc<str>, failure: Failure, deadline: Duration) -> Erro
         Failure::Forbidden(what) => {
             Error::of(Cause::SendRefused, format!("nothing was kept: {what}"))
         }
+        Failure::RequestForbidden(what) => {
+            Error::of(Cause::RequestRefused, format!("nothing was kept: {what}"))
+        }
         Failure::NoMemory(why) => Error::new(Code::MemoryFull, why.to_string()),
         Failure::NoInstance(why) => return unavailable(label, why),
         Failure::Cut(Cut::Full) => Error::new(

@@ -63,7 +63,7 @@ impl Shell {
     }
 
     pub(super) fn on_durable(&mut self, durable: Durable<answers::Held>) {
-        let Durable { batch, held, took, trim, flush } = durable;
+        let Durable { batch, held, took, trim, flush, due } = durable;
         relaxed_store(&self.stats.position, self.core.position());
         relaxed_store(&self.stats.sessions, self.core.sessions());
         // First: whoever has an answer finds in the metrics what it tells of.
@@ -72,6 +72,8 @@ impl Shell {
         self.subscribers.publish(batch, self.core.newest());
         self.stats.dirty.store(true, Ordering::Relaxed);
         self.look_at_outbox();
+        self.attention |= due;
+        self.abort_cancelled();
         if let Some(position) = trim {
             self.trim_behind_snapshot(position);
         }

@@ -4,6 +4,7 @@
 use crate::{
     effects::{
         Change, Effect, Outcome, Outgoing, Timer, When,
+        http::Answer,
         rows::{self, Due, Name, OnItsWay, Owner, Value as _},
         send::Place,
     },
@@ -30,8 +31,7 @@ impl Serve for ListEffects {
         let listed = match self.which {
             Which::Session(key) => return shell.list_session_effects(key, reply),
             Which::Due { service, after } => {
-                let is_timers = |name: &Name| name.place().is_none();
-                shell.list_due(&service, after.as_deref(), self.limit, is_timers)
+                shell.list_due(&service, after.as_deref(), self.limit, Name::is_timers)
             }
             Which::Dead { service, after } => shell.list_dead(&service, after, self.limit),
             Which::Outbox { service, after } => {
@@ -139,8 +139,7 @@ impl Shell {
             page.reached = Some(Bytes::from_static(&[WAITING]));
             return Ok(page);
         }
-        let waits = |name: &Name| name.place().is_some();
-        let waiting = self.list_due(service, after, left, waits)?;
+        let waiting = self.list_due(service, after, left, Name::is_outbox)?;
         let at = |place: Bytes| prefixed(WAITING, &place);
         page.found.extend(waiting.found.into_iter().map(|it| Found { place: at(it.place), ..it }));
         page.reached = waiting.reached.map(at);
@@ -358,6 +357,28 @@ fn steps(
             .map(|(it, name)| (name, it))
     };
     match action {
+        EffectAction::CancelRequest { id } => {
+            // Or its answer, which waits for its handler.
+            let names = [Name::Request(id.clone()), Name::Answer(id.clone())];
+            let name = names.into_iter().find(|name| effects.get(name).is_some())?;
+            Some(vec![(name, None)])
+        }
+        EffectAction::DropDeadAnswer { id, time } => {
+            let name = Name::DeadAnswer(id.clone(), *time);
+            effects.get(&name)?;
+            Some(vec![(name, None)])
+        }
+        EffectAction::RetryDeadAnswer { id, time } => {
+            let name = Name::DeadAnswer(id.clone(), *time);
+            let Effect::DeadAnswer(dead) = effects.get(&name)? else { return None };
+            let what = Answer { failures: 0, next_ms: now_ms, ..dead.what.clone() };
+            let again = Name::Answer(id.clone());
+            // Another answer under that id waits to be tried, or may come: it would take this one's place.
+            if effects.get(&again).is_some() || effects.get(&Name::Request(id.clone())).is_some() {
+                return None;
+            }
+            Some(vec![(name, None), (again, Some(Effect::Answer(what.into())))])
+        }
         EffectAction::CancelTimer { timer } => {
             let name = Name::Timer(timer.clone());
             effects.get(&name)?;
@@ -419,6 +440,13 @@ fn not_found(key: &SessionKey, action: &EffectAction) -> Error {
         }
         EffectAction::RetryDeadSend(place) | EffectAction::DropDeadSend(place) => {
             format!("{key} has no dead message {place}")
+        }
+        EffectAction::CancelRequest { id } => format!("{key} has no open request {id:?}"),
+        EffectAction::RetryDeadAnswer { id, time } | EffectAction::DropDeadAnswer { id, time } => {
+            format!(
+                "{key} has no dead answer of the request {id:?} of {time}, or a request of that id \
+                 is open"
+            )
         }
     };
     Error::new(Code::TimerNotFound, detail)

@@ -2,7 +2,8 @@
 
 use crate::{
     effects::{
-        Change, Effect, Expiry, Outgoing, Timer,
+        Caused, Change, Effect, Expiry, Outgoing, Timer,
+        http::{Answer, Closed, Request, Watch},
         rows::{self, Name},
         send::{Number, Place},
     },
@@ -11,9 +12,13 @@ use crate::{
     names::{SessionKey, SlotId},
     plugin::StateFault,
     state::StateStore,
+    trace::Trace,
 };
 use bytes::Bytes;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// The effects of a session, all of them, as its cache has them.
 #[derive(Debug, Default)]
@@ -21,8 +26,10 @@ pub struct Effects {
     all: BTreeMap<Name, Effect>,
     timers: Sum,
     outbox: Sum,
+    requests: Sum,
     dead: Sum,
-    expiry: Sum,
+    /// What there is one of at most: its end, its subscribers' watch.
+    single: Sum,
 }
 
 /// Effects of a kind.
@@ -41,7 +48,7 @@ impl Sum {
     /// One is replaced by another of that name; there may be none of each.
     fn replace(&mut self, name: &Name, old: Option<&Effect>, new: Option<&Effect>) {
         let bytes =
-            |effect: &Effect| effect.bytes() + size_of::<(Name, Effect)>() + name.timer().len();
+            |effect: &Effect| effect.bytes() + size_of::<(Name, Effect)>() + name.text().len();
         if let Some(old) = old {
             (self.count, self.bytes) = (self.count - 1, self.bytes - bytes(old));
         }
@@ -87,17 +94,21 @@ impl Effects {
 
     /// Memory that they take, about.
     pub fn memory(&self) -> usize {
-        self.timers.bytes + self.outbox.bytes + self.dead.bytes + self.expiry.bytes
+        let sums = [self.timers, self.outbox, self.requests, self.dead, self.single];
+        sums.iter().map(|sum| sum.bytes).sum()
     }
 
     fn sum(&mut self, name: &Name) -> &mut Sum {
         match name {
             Name::Timer(_) => &mut self.timers,
-            Name::Expiry => &mut self.expiry,
+            Name::Expiry | Name::Closed | Name::Watch => &mut self.single,
+            Name::Request(_) | Name::Answer(_) => &mut self.requests,
             // What is tried again comes from these, and may become one again.
-            Name::Dead(..) | Name::Retried(..) | Name::DeadOutgoing(_) | Name::DeadOutcome(_) => {
-                &mut self.dead
-            }
+            Name::Dead(..)
+            | Name::Retried(..)
+            | Name::DeadOutgoing(_)
+            | Name::DeadOutcome(_)
+            | Name::DeadAnswer(..) => &mut self.dead,
             Name::Outgoing(_) | Name::Waiting(_) | Name::Outcome(_) => &mut self.outbox,
         }
     }
@@ -130,8 +141,18 @@ impl Effects {
 
     /// Whether one more message can be given up.
     pub fn has_room_for(&self, dead: &Effect) -> bool {
-        self.dead.count < limits::DEAD_MAX
-            && self.dead.bytes + dead.bytes() <= limits::DEAD_BYTES_MAX
+        // The largest that there is has room if it is alone.
+        self.dead.count == 0
+            || (self.dead.count < limits::DEAD_MAX
+                && self.dead.bytes + dead.bytes() <= limits::DEAD_BYTES_MAX)
+    }
+
+    /// An answer as it is kept for its handler: where those of the session have no room, without its body.
+    pub fn kept(&self, answer: Answer) -> Answer {
+        match self.requests.bytes + answer.memory() <= limits::REQUESTS_BYTES_MAX {
+            true => answer,
+            false => answer.without_room(),
+        }
     }
 
     /// Whether one more message to another session, or an outcome of one, can be kept.
@@ -165,6 +186,19 @@ impl Effects {
         })
     }
 
+    /// Whether the session takes no more messages.
+    pub fn is_closed(&self) -> bool {
+        self.all.contains_key(&Name::Closed)
+    }
+
+    /// Of a request, by its id.
+    pub fn request(&self, id: &str) -> Option<&Arc<Request>> {
+        match self.all.get(&Name::Request(id.to_owned()))? {
+            Effect::Request(request) => Some(request),
+            _ => None,
+        }
+    }
+
     /// What goes with a session that is deleted.
     pub fn removal(&self) -> Vec<Change> {
         let all = self.all.iter();
@@ -176,15 +210,19 @@ impl Effects {
 #[derive(Default)]
 pub struct EffectChanges {
     changed: BTreeMap<Name, Option<Effect>>,
+    /// What its message comes from, as it is left.
+    left: Option<(Name, Option<Effect>)>,
     /// What it sends, in order.
     sent: Vec<Outgoing>,
     sent_bytes: usize,
     /// What the handler itself has changed.
     asked: usize,
+    /// Requests that it has made.
+    requested: usize,
 }
 
-/// The timers of a session as a message sees them.
-pub struct Timers<'a> {
+/// The effects of a session as a message sees them.
+pub struct OwnEffects<'a> {
     pub committed: &'a Effects,
     pub changes: &'a mut EffectChanges,
 }
@@ -213,6 +251,26 @@ impl EffectChanges {
     /// What is sent.
     pub fn sent(&self) -> &[Outgoing] {
         &self.sent
+    }
+
+    /// What is sent and requested is part of a trace.
+    pub fn trace(&mut self, trace: Trace) {
+        for outgoing in &mut self.sent {
+            outgoing.trace = Some(trace);
+        }
+        for effect in self.changed.values_mut() {
+            if let Some(Effect::Request(request)) = effect {
+                Arc::make_mut(request).trace = Some(trace);
+            }
+        }
+    }
+
+    /// The requests that are made.
+    pub fn requests(&self) -> impl Iterator<Item = (&str, &Request)> {
+        self.changed.iter().filter_map(|(name, effect)| match effect {
+            Some(Effect::Request(request)) => Some((name.text(), &**request)),
+            _ => None,
+        })
     }
 
     /// Sends what comes of the message itself: a reply to who has sent it.
@@ -258,17 +316,19 @@ impl EffectChanges {
     pub fn bytes(&self) -> usize {
         let changed = self.changed.iter();
         changed
-            .map(|(name, effect)| name.timer().len() + effect.as_ref().map_or(0, Effect::bytes))
+            .map(|(name, effect)| name.text().len() + effect.as_ref().map_or(0, Effect::bytes))
             .sum::<usize>()
             + self.sent_bytes
     }
 
     /// Before the handler is called: what its message comes from is as it will be.
     pub fn fire(&mut self, name: Name, left: Option<Effect>) {
+        self.left = Some((name.clone(), left.clone()));
         self.changed.insert(name, left);
     }
 
-    /// What there is to write of it; `effects` are the session's, which have it from then on.
+    /// What there is to write of it, and what its message has led to; `effects` are the session's, which have it from
+    /// then on.
     ///
     /// # Errors
     /// As [`Effects::change`].
@@ -276,19 +336,62 @@ impl EffectChanges {
         self,
         effects: &mut Effects,
         numbers: &mut Numbers,
-    ) -> Result<Vec<Change>, StateError> {
-        let changed = self.changed.into_iter();
+    ) -> Result<(Vec<Change>, Vec<Caused>), StateError> {
+        let changed = match self.changed.get(&Name::Closed) {
+            Some(Some(_)) => closing(effects, self.changed),
+            _ => self.changed,
+        };
+        let changed = changed.into_iter();
         let changed = changed.filter(|(name, effect)| effects.get(name) != effect.as_ref());
         let changed: Vec<_> = changed.collect();
         let sent = self.sent.into_iter().map(|outgoing| {
             let place = numbers.next(&outgoing.to);
             (Name::Outgoing(place), Some(Effect::Outgoing(outgoing.into())))
         });
-        changed.into_iter().chain(sent).map(|(name, effect)| effects.change(name, effect)).collect()
+        let mut caused = Vec::new();
+        let mut changes = Vec::new();
+        for (name, effect) in changed.into_iter().chain(sent) {
+            let is_left =
+                self.left.as_ref().is_some_and(|(of, left)| *of == name && *left == effect);
+            if let Some(effect) = effect.as_ref().filter(|_| !is_left) {
+                caused.extend(Caused::of(&name, effect));
+            }
+            changes.push(effects.change(name, effect)?);
+        }
+        Ok((changes, Caused::listed(caused)))
     }
 }
 
-impl Timers<'_> {
+/// What ends with a session's close goes as well.
+fn closing(
+    effects: &Effects,
+    mut changed: BTreeMap<Name, Option<Effect>>,
+) -> BTreeMap<Name, Option<Effect>> {
+    let ends = |name: &Name| match name {
+        Name::Timer(_) | Name::Outcome(_) | Name::Request(_) | Name::Answer(_) | Name::Watch => {
+            true
+        }
+        Name::Dead(..)
+        | Name::Retried(..)
+        | Name::Outgoing(_)
+        | Name::Waiting(_)
+        | Name::DeadOutgoing(_)
+        | Name::DeadOutcome(_)
+        | Name::DeadAnswer(..)
+        | Name::Expiry
+        | Name::Closed => false,
+    };
+    for (name, effect) in &mut changed {
+        if ends(name) {
+            *effect = None;
+        }
+    }
+    let committed = effects.iter().map(|(name, _)| name).filter(|name| ends(name));
+    changed.extend(committed.map(|name| (name.clone(), None)));
+    changed
+}
+
+impl OwnEffects<'_> {
     /// # Errors
     /// [`StateFault::Limit`]: too many, or too large.
     pub fn schedule(&mut self, name: &str, timer: Timer) -> Result<(), StateFault> {
@@ -296,7 +399,8 @@ impl Timers<'_> {
         let name = Name::Timer(name.to_owned());
         let new = Effect::Timer(timer.into());
         self.changes.changed.insert(name, Some(new));
-        let Sum { count, bytes } = self.sum();
+        let Sum { count, bytes } =
+            self.sum(self.committed.timers, |name| matches!(name, Name::Timer(_)));
         // What is over a limit already may become less.
         let before = self.committed.timers;
         if count > limits::TIMERS_MAX && count > before.count {
@@ -329,6 +433,80 @@ impl Timers<'_> {
     /// When the session is deleted; `None`: not at all.
     pub fn expire(&mut self, expiry: Option<Expiry>) {
         self.changes.changed.insert(Name::Expiry, expiry.map(Effect::Expiry));
+    }
+
+    /// Makes a request, in place of one of that id.
+    ///
+    /// # Errors
+    /// [`StateFault::Limit`]: too many in one message; [`StateFault::Full`]: in the session.
+    pub fn request(&mut self, id: &str, request: Request) -> Result<(), StateFault> {
+        self.changes.requested += 1;
+        if self.changes.requested > limits::REQUESTS_PER_MESSAGE_MAX {
+            return Err(StateFault::Limit(format!(
+                "requests: a message may make at most {}",
+                limits::REQUESTS_PER_MESSAGE_MAX
+            )));
+        }
+        self.cancel_request(id);
+        let name = Name::Request(id.to_owned());
+        // One that takes the place of another is due at another time: what is under way of that one ends.
+        let is_taken = |request: &Request| match self.committed.get(&name) {
+            Some(Effect::Request(before)) => before.next_ms == request.next_ms,
+            _ => false,
+        };
+        let next_ms = request.next_ms + u64::from(is_taken(&request));
+        let new = Effect::Request(Request { next_ms, ..request }.into());
+        self.changes.changed.insert(name, Some(new));
+        let new_bytes: usize = self.changes.requests().map(|(_, request)| request.memory()).sum();
+        if new_bytes > limits::REQUESTS_BYTES_MAX {
+            return Err(StateFault::Limit(format!(
+                "requests: those of a message may have {} bytes together",
+                limits::REQUESTS_BYTES_MAX
+            )));
+        }
+        let Sum { count, bytes } = self.sum(self.committed.requests, is_request);
+        if count > limits::REQUESTS_MAX || bytes > limits::REQUESTS_BYTES_MAX {
+            return Err(StateFault::Full(format!(
+                "{count} requests of this session, of {bytes} bytes, would be open; it may have {} \
+                 and {} bytes",
+                limits::REQUESTS_MAX,
+                limits::REQUESTS_BYTES_MAX
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether there was one.
+    pub fn cancel_request(&mut self, id: &str) -> bool {
+        let names = [Name::Request(id.to_owned()), Name::Answer(id.to_owned())];
+        let mut was_there = false;
+        for name in names {
+            was_there |= self.effect(&name).is_some();
+            if self.committed.get(&name).is_some() || self.changes.changed.contains_key(&name) {
+                self.changes.changed.insert(name, None);
+            }
+        }
+        was_there
+    }
+
+    /// The ids of what is open, in order.
+    pub fn open_requests(&self) -> Vec<String> {
+        let changed = self.changes.changed.keys();
+        let names = self.committed.iter().map(|(name, _)| name).chain(changed);
+        let open = names.filter(|name| is_request(name) && self.effect(name).is_some());
+        let ids: BTreeSet<_> = open.map(|name| name.text().to_owned()).collect();
+        ids.into_iter().collect()
+    }
+
+    pub fn close(&mut self, closed: Closed) {
+        self.changes.changed.insert(Name::Closed, Some(Effect::Closed(closed)));
+    }
+
+    /// Whether the handler is told of subscribers; that it is already changes nothing.
+    pub fn watch(&mut self, watch: Option<Watch>) {
+        if watch.is_none() || self.effect(&Name::Watch).is_none() {
+            self.changes.changed.insert(Name::Watch, watch.map(Effect::Watch));
+        }
     }
 
     pub fn get(&self, name: &str) -> Option<Arc<Timer>> {
@@ -371,17 +549,19 @@ impl Timers<'_> {
         }
     }
 
-    /// Of all timers, as they would be.
-    fn sum(&self) -> Sum {
-        let mut sum = self.committed.timers;
-        for (name, effect) in &self.changes.changed {
-            if !matches!(name, Name::Timer(_)) {
-                continue;
-            }
+    /// Of all of a kind, as they would be.
+    fn sum(&self, committed: Sum, is_of_kind: impl Fn(&Name) -> bool) -> Sum {
+        let mut sum = committed;
+        for (name, effect) in self.changes.changed.iter().filter(|(name, _)| is_of_kind(name)) {
             sum.replace(name, self.committed.get(name), effect.as_ref());
         }
         sum
     }
+}
+
+/// Open, or an answer that the handler has failed.
+fn is_request(name: &Name) -> bool {
+    matches!(name, Name::Request(_) | Name::Answer(_))
 }
 
 #[cfg(test)]

@@ -140,6 +140,19 @@ impl Shell {
             Ok(Some((Name::Outcome(place), Effect::Outcome(outcome)))) => {
                 self.deliver_outcome(session, place, outcome).await
             }
+            Ok(Some((Name::Request(id), Effect::Request(request)))) => {
+                match self.begin_request(&session, due, (id.clone(), request), now_ms) {
+                    Ok(None) => (session, Ok(())),
+                    Ok(Some(answer)) => self.deliver_fresh(session, id, answer).await,
+                    Err(error) => (session, Err(error)),
+                }
+            }
+            Ok(Some((Name::Answer(id), Effect::Answer(answer)))) => {
+                self.deliver_answer(session, id, answer).await
+            }
+            Ok(Some((Name::Watch, Effect::Watch(watch)))) => {
+                self.look_at_subscribers(session, due, watch).await
+            }
             Ok(Some((Name::Expiry, Effect::Expiry(_)))) => {
                 let (session, emptied) = self.emptied(session);
                 metrics().sessions_expired.increment(u64::from(emptied.is_ok()));
@@ -230,7 +243,8 @@ impl Shell {
         came: Came,
         caller: &mut Caller<'_>,
     ) -> (Box<Session>, Result<(), Error>) {
-        let message = Incoming { id: None, sender: None, content_type, body };
+        let trace = came.trace;
+        let message = Incoming { id: None, sender: None, content_type, body, trace };
         let arriving = Arriving { message, came: Some(came) };
         let (mut session, applied) = self.apply(session, arriving, caller).await;
         let applied = match applied {
@@ -252,7 +266,7 @@ impl Shell {
         timer: Arc<Timer>,
         now_ms: u64,
     ) -> (Box<Session>, Result<(), Error>) {
-        let (firing, left) = match timer.fire(name.timer(), now_ms) {
+        let (firing, left) = match timer.fire(name.text(), now_ms) {
             Ok(fired) => fired,
             // Its time zone is not known here: it may be on another node, or after an update.
             Err(why) => return (session, Err(Error::of(Cause::NotYet, why))),
@@ -264,6 +278,7 @@ impl Shell {
             origin: Origin::Timer(firing.clone()),
             left: Some((name.clone(), left_of_it)),
             asked: None,
+            trace: None,
         };
         let (mut session, fired) = self.apply_effect(session, content, came, &mut nobody).await;
         match fired {
@@ -322,13 +337,13 @@ impl Shell {
                 _ => due_ms,
             };
             let named = |time| {
-                let name = name.timer().to_owned();
+                let name = name.text().to_owned();
                 [Name::Dead(name.clone(), time), Name::Retried(name, time)]
             };
             while named(time).iter().any(|name| effects.get(name).is_some()) {
                 time += 1;
             }
-            let kept = Name::Dead(name.timer().to_owned(), time);
+            let kept = Name::Dead(name.text().to_owned(), time);
             Ok(vec![gone, effects.change(kept, Some(dead))?])
         });
         if died {
@@ -337,7 +352,7 @@ impl Shell {
                 tracing::warn!(
                     slot = self.slot,
                     session = %session.key,
-                    timer = name.timer(),
+                    timer = name.text(),
                     %error,
                     "gave a timer's message up; see `slotd dead list`"
                 );
@@ -354,7 +369,8 @@ impl Shell {
     ) -> (Box<Session>, Result<(), Error>) {
         let content = (outcome.content_type.clone(), outcome.body.clone());
         let origin = Origin::Answer(outcome.answered());
-        let came = Came { origin, left: Some((Name::Outcome(place), None)), asked: None };
+        let left = Some((Name::Outcome(place), None));
+        let came = Came { origin, left, asked: None, trace: None };
         let (mut session, told) = self.apply_effect(session, content, came, &mut nobody).await;
         match told {
             Ok(()) => metrics().sends_received.increment(1),
@@ -399,14 +415,14 @@ impl Shell {
     fn hold_due(&mut self, due: Due, service: &ServiceName, error: &Error) {
         metrics().timers_held.increment(1);
         if repeats::admit("what is due waits", service) {
-            tracing::warn!(slot = self.slot, %service, %error, "a timer, message or expiry is due and has to wait");
+            tracing::warn!(slot = self.slot, %service, %error, "something due has to wait");
         }
         self.core.due().hold(due, service, crate::clock::now());
     }
 }
 
 /// Who waits for the answer to what is due: nobody, and nobody goes away.
-fn nobody(_: &mut std::task::Context<'_>) -> Poll<()> {
+pub(super) fn nobody(_: &mut std::task::Context<'_>) -> Poll<()> {
     Poll::Pending
 }
 
@@ -421,6 +437,8 @@ pub(super) fn is_the_handlers(error: &Error) -> bool {
                 | Cause::Deadline
                 | Cause::OutboxFull
                 | Cause::SendRefused
+                | Cause::RequestRefused
+                | Cause::Closed
         )
     )
 }

@@ -31,9 +31,12 @@ pub mod open;
 mod operate;
 mod outbox;
 pub(crate) mod overlay;
+mod presence;
 mod purge;
 pub mod read;
 mod receive;
+mod records;
+pub mod request;
 mod scan;
 pub mod seat;
 pub mod seated;
@@ -95,6 +98,8 @@ pub struct SlotContext {
     pub wakes: Wakes,
     /// Takes messages from session to session; set once, when there is a way to other slots.
     pub courier: OnceLock<Arc<dyn Courier>>,
+    /// Makes requests over HTTP; set once. None: requests are refused.
+    pub requester: OnceLock<Arc<dyn request::Requester>>,
     /// Messages of all slots that are on their way to other sessions.
     pub outbox: AtomicUsize,
     /// What may be written.

@@ -15,10 +15,11 @@ use crate::{
     position::{Cursor, Incarnation},
     slot::{
         Reply,
-        apply::{self, new_record, no_session},
+        apply::no_session,
         mail::Serve,
         overlay::{Transaction, Written},
         read::info,
+        records::{self, new_record},
         session::Session,
         shell::Shell,
     },
@@ -239,7 +240,7 @@ impl Shell {
             // Not everyone could read it.
             entry.origin = entry.origin.filter(|it| self.context.level.get() >= it.level());
             let entry = Arc::new(entry);
-            let fingerprint = apply::fingerprint(&entry.content_type, &entry.body);
+            let fingerprint = records::fingerprint(&entry.content_type, &entry.body);
             self.append(&mut session, entry, fingerprint, Written::default());
         }
         if let Some(note) = note {
@@ -321,6 +322,7 @@ impl Shell {
             deployment: session.head.deployment,
             events: Vec::new(),
             origin: None,
+            caused: Vec::new(),
         });
         self.append(session, entry, entering.fingerprint, written);
     }

@@ -545,7 +545,11 @@ fn becomes(outgoing: &Outgoing, refused: &Refused, now_ms: u64, effects: &Effect
         return AfterRefusal::Again(again);
     }
     if let Some(outcome) = outgoing.outcome(refusal.clone(), now_ms) {
-        return AfterRefusal::Outcome(Effect::Outcome(outcome.into()));
+        // A session that is closed does not hear of it.
+        return match effects.is_closed() {
+            true => AfterRefusal::Dropped,
+            false => AfterRefusal::Outcome(Effect::Outcome(outcome.into())),
+        };
     }
     // A reply that nobody waits for any more.
     if matches!(outgoing.content, Content::Reply(_)) && !refusal.retriable {

@@ -2,18 +2,23 @@
 //! otherwise, so that a failed call leaves no trace.
 
 use crate::{
-    effects::{Change, Effect, Expiry, Outgoing, Timer, rows::Name},
-    level::{EFFECTS_FROM, Level, OLDEST, SENDS_FROM},
+    effects::{
+        Caused, Change, Effect, Expiry, Outgoing, Timer,
+        http::{Closed, Request, Watch},
+        rows::Name,
+    },
+    level::{EFFECTS_FROM, HTTP_FROM, Level, OLDEST, SENDS_FROM},
     limits,
     log::record::Write,
     names::SlotId,
     plugin::{State, StateFault},
     slot::{
-        effects::{EffectChanges, Numbers, Timers},
+        effects::{EffectChanges, Numbers, OwnEffects},
         scan::{Source, page},
         session::Session,
     },
     state::StateStore,
+    trace::Trace,
 };
 use bytes::Bytes;
 use std::{any::Any, collections::BTreeMap, ops::Bound, sync::Arc};
@@ -29,6 +34,8 @@ pub struct Transaction {
     /// In force: effects change in it if they can be written at this level.
     level: Level,
     effects: EffectChanges,
+    /// Bytes of its record that the message itself has beyond what a client's may have.
+    beside: usize,
 }
 
 /// What a transaction has written.
@@ -36,6 +43,8 @@ pub struct Transaction {
 pub struct Written {
     pub state: Vec<Write>,
     pub effects: Vec<Change>,
+    /// What its message has led to.
+    pub caused: Vec<Caused>,
 }
 
 /// The session, with what was written or why it was not.
@@ -52,6 +61,7 @@ impl Transaction {
             read_only: false,
             level: OLDEST,
             effects: EffectChanges::default(),
+            beside: 0,
         }
     }
 
@@ -70,6 +80,21 @@ impl Transaction {
     /// What it sends to other sessions.
     pub fn sent(&self) -> &[Outgoing] {
         self.effects.sent()
+    }
+
+    /// So much of what a record may have is taken: the log is made for what clients' messages have.
+    pub fn takes(&mut self, bytes: usize) {
+        self.beside = bytes;
+    }
+
+    /// What it leads to is part of a trace.
+    pub fn trace(&mut self, trace: Trace) {
+        self.effects.trace(trace);
+    }
+
+    /// The requests that it makes, by id.
+    pub fn requests(&self) -> impl Iterator<Item = (&str, &Request)> {
+        self.effects.requests()
     }
 
     /// Sends the reply to who has sent its message.
@@ -138,7 +163,7 @@ impl Transaction {
                 bytes += (key.len() + new.len()) as u64;
             }
         }
-        written += self.effects.bytes();
+        written += self.effects.bytes() + self.beside;
         // One call alone never gets here: `migrate` and the message after it are one record.
         if written > limits::STATE_WRITE_BYTES_MAX {
             let fault = StateFault::Limit(format!(
@@ -159,7 +184,7 @@ impl Transaction {
         if !self.effects.is_empty() {
             let changes = std::mem::take(&mut self.effects);
             match self.session.change_effects(|effects| changes.merge(effects, numbers)) {
-                Ok(changes) => written.effects = changes,
+                Ok((changes, caused)) => (written.effects, written.caused) = (changes, caused),
                 Err(error) => return Err((self.session, error.into())),
             }
         }
@@ -172,16 +197,16 @@ impl Transaction {
         Ok((self.session, written))
     }
 
-    /// The session's timers, with what this has changed.
-    fn session_timers(&mut self) -> Result<Timers<'_>, StateFault> {
+    /// The session's effects, with what this has changed.
+    fn own_effects(&mut self) -> Result<OwnEffects<'_>, StateFault> {
         let committed = self.session.load_effects(&*self.store, self.slot)?;
-        Ok(Timers { committed, changes: &mut self.effects })
+        Ok(OwnEffects { committed, changes: &mut self.effects })
     }
 
-    /// As [`Self::session_timers`], to change them.
-    fn own_timers(&mut self) -> Result<Timers<'_>, StateFault> {
-        self.may("timers", EFFECTS_FROM)?;
-        self.session_timers()
+    /// As [`Self::own_effects`], to change them.
+    fn changed_effects(&mut self, what: &str, from: Level) -> Result<OwnEffects<'_>, StateFault> {
+        self.may(what, from)?;
+        self.own_effects()
     }
 
     fn may(&self, what: &str, from: Level) -> Result<(), StateFault> {
@@ -277,15 +302,15 @@ impl State for Transaction {
     }
 
     fn schedule(&mut self, name: &str, timer: Timer) -> Result<(), StateFault> {
-        self.own_timers()?.schedule(name, timer)
+        self.changed_effects("timers", EFFECTS_FROM)?.schedule(name, timer)
     }
 
     fn cancel(&mut self, name: &str) -> Result<bool, StateFault> {
-        self.own_timers()?.cancel(name)
+        self.changed_effects("timers", EFFECTS_FROM)?.cancel(name)
     }
 
     fn timer(&mut self, name: &str) -> Result<Option<Arc<Timer>>, StateFault> {
-        Ok(self.session_timers()?.get(name))
+        Ok(self.own_effects()?.get(name))
     }
 
     fn timers(
@@ -293,12 +318,11 @@ impl State for Transaction {
         after: Option<&str>,
         limit: u32,
     ) -> Result<Vec<(String, Arc<Timer>)>, StateFault> {
-        Ok(self.session_timers()?.list(after, limit as usize))
+        Ok(self.own_effects()?.list(after, limit as usize))
     }
 
     fn expire(&mut self, expiry: Option<Expiry>) -> Result<(), StateFault> {
-        self.may("sessions that expire", SENDS_FROM)?;
-        self.session_timers()?.expire(expiry);
+        self.changed_effects("sessions that expire", SENDS_FROM)?.expire(expiry);
         Ok(())
     }
 
@@ -306,6 +330,28 @@ impl State for Transaction {
         self.may("messages to other sessions", SENDS_FROM)?;
         let effects = self.session.load_effects(&*self.store, self.slot)?;
         self.effects.send(effects, outgoing)
+    }
+
+    fn request(&mut self, id: &str, request: Request) -> Result<(), StateFault> {
+        self.changed_effects("requests over HTTP", HTTP_FROM)?.request(id, request)
+    }
+
+    fn cancel_request(&mut self, id: &str) -> Result<bool, StateFault> {
+        Ok(self.changed_effects("requests over HTTP", HTTP_FROM)?.cancel_request(id))
+    }
+
+    fn open_requests(&mut self) -> Result<Vec<String>, StateFault> {
+        Ok(self.own_effects()?.open_requests())
+    }
+
+    fn close(&mut self, closed: Closed) -> Result<(), StateFault> {
+        self.changed_effects("sessions that close", HTTP_FROM)?.close(closed);
+        Ok(())
+    }
+
+    fn watch(&mut self, watch: Option<Watch>) -> Result<(), StateFault> {
+        self.changed_effects("watches of subscribers", HTTP_FROM)?.watch(watch);
+        Ok(())
     }
 }
 

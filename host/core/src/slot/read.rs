@@ -95,6 +95,7 @@ impl Shell {
             let mut info = info(&shell.context.catalogue, shell.slot, key, &session.head);
             info.incarnation = Some(Incarnation::of(&session.head));
             info.made_again = shell.was_deleted(key)?;
+            info.closed = shell.is_closed(session)?;
             Ok(info)
         });
     }
@@ -119,7 +120,9 @@ impl Shell {
             let live = match reached >= session.head.seq {
                 true => {
                     let from = shell.core.place();
-                    Some(shell.subscribers.add(key, from)?)
+                    let live = shell.subscribers.add(key, from)?;
+                    shell.subscriber_came(session)?;
+                    Some(live)
                 }
                 false => None,
             };
@@ -273,11 +276,11 @@ impl Shell {
         key: &SessionKey,
         consistency: Consistency,
         reply: Reply<T>,
-        read: impl FnOnce(&mut Self, &Session) -> Result<T, Error>,
+        read: impl FnOnce(&mut Self, &mut Session) -> Result<T, Error>,
     ) {
         match self.take_session(key) {
-            Ok(session) => {
-                let answer = read(self, &session);
+            Ok(mut session) => {
+                let answer = read(self, &mut session);
                 self.hold_read(session.changed_in, consistency, reply, answer);
                 self.put_session(session);
             }
@@ -334,5 +337,6 @@ pub fn info(catalogue: &Catalogue, slot: SlotId, key: &SessionKey, head: &Head) 
         }),
         incarnation: None,
         made_again: false,
+        closed: false,
     }
 }

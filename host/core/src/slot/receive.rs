@@ -216,6 +216,7 @@ impl Shell {
             origin: Origin::Session(received),
             left: None,
             asked: asked.map(|asked| (asker, asked)),
+            trace: outgoing.trace,
         };
         let content = (outgoing.content_type, outgoing.body);
         let (session, handled) = self.apply_effect(session, content, came, caller).await;
@@ -237,8 +238,11 @@ impl Shell {
         if !session.exists() || session.head.session_number != asked.session_number {
             return (session, Ok(()));
         }
-        if let Err(error) = session.load_effects(&*self.context.store, self.slot) {
-            return (session, Err(Failed::of(&error.into())));
+        match session.load_effects(&*self.context.store, self.slot) {
+            // Nor does a session that is closed hear of it.
+            Ok(effects) if effects.is_closed() => return (session, Ok(())),
+            Ok(_) => {}
+            Err(error) => return (session, Err(Failed::of(&error.into()))),
         }
         let outcome = Outcome {
             of: delivery.from,
@@ -253,7 +257,7 @@ impl Shell {
             sent_by: asked.sent_by,
         };
         let origin = Origin::Answer(outcome.answered());
-        let came = Came { origin, left: None, asked: None };
+        let came = Came { origin, left: None, asked: None, trace: outgoing.trace };
         let content = (outgoing.content_type, outgoing.body);
         let (mut session, handled) = self.apply_effect(session, content, came, caller).await;
         let received = match handled {
@@ -300,7 +304,7 @@ pub(super) fn refusal(error: &Error) -> Refusal {
             code: error.code.as_str().to_owned(),
             reason: crate::text::cut(&error.detail, limits::EFFECT_REASON_BYTES_MAX).to_owned(),
             // A later version of the handler may do it.
-            retriable: true,
+            retriable: !error.is(Cause::Closed),
         },
     }
 }

@@ -29,6 +29,8 @@ pub struct Session {
     pub remembered: Map<String, Remembered>,
     /// Its effects; `None`: they are not loaded. Changed by [`Session::change_effects`] alone.
     pub effects: Option<Box<Effects>>,
+    /// Whether it was closed when it was read from the store; `None`: that was not looked at. Its effects know better.
+    pub was_closed: Option<bool>,
     /// The last batch that changed it (a number of the task's own); 0: none.
     pub changed_in: u64,
     /// The deployment whose `migrate` passed its deadline for this session, once.
@@ -50,6 +52,7 @@ impl Session {
             recent: VecDeque::new(),
             remembered: Map::default(),
             effects: None,
+            was_closed: None,
             changed_in: 0,
             late_to: None,
             used: 0,

@@ -27,6 +27,7 @@ use crate::{
         long::LongCalls,
         outbox::{Sending, Sent},
         relaxed_store,
+        request::{Requested, Requesting},
         session::Session,
         shared::{Decided, Shared, Turn},
         subscribers::Subscribers,
@@ -65,6 +66,7 @@ enum Next {
     Mail,
     Sent(Sent),
     Outbox,
+    Requested(Requested),
     Due,
 }
 
@@ -109,6 +111,11 @@ pub(super) struct Shell {
     /// The last message that was sent to another session in this term, from 1.
     pub(super) sent: u64,
     pub(super) sending: Sending,
+    pub(super) requesting: Requesting,
+    /// Since when what was requested is handled while mail waits.
+    pub(super) requested_since: Option<Instant>,
+    /// Since when sessions are without a subscriber whose handler thinks that they have one, by number.
+    pub(super) absent_since: HashMap<u64, Instant>,
 }
 
 impl Shell {
@@ -155,6 +162,9 @@ impl Shell {
             long: LongCalls::default(),
             sent: 0,
             sending: Sending::default(),
+            requesting: Requesting::default(),
+            requested_since: None,
+            absent_since: HashMap::new(),
         }
     }
 
@@ -218,6 +228,19 @@ impl Shell {
         {
             return Some(Next::Sent(sent));
         }
+        // What is answered takes turns with what clients ask.
+        let is_mails_turn = has_mail
+            && self.requested_since.is_some_and(|since| since.elapsed() >= limits::DUE_TURN)
+            && self.takes_mail();
+        if is_mails_turn {
+            return Some(Next::Mail);
+        }
+        if self.core.batch_has_room()
+            && self.core.fires(|| self.context.store.is_writable())
+            && let Poll::Ready(requested) = self.requesting.poll(cx)
+        {
+            return Some(Next::Requested(requested));
+        }
         if has_mail && self.takes_mail() {
             return Some(Next::Mail);
         }
@@ -264,7 +287,12 @@ impl Shell {
             Next::Snapshot(taken) => self.on_snapshot(taken),
             Next::Sent(sent) => self.on_sent(sent),
             Next::Outbox => self.send_out(),
+            Next::Requested(requested) => {
+                self.requested_since.get_or_insert_with(crate::clock::now);
+                self.on_requested(requested).await;
+            }
             Next::Mail => {
+                self.requested_since = None;
                 self.take_ready(shared).await;
                 if self.core.sends_out() {
                     self.send_out();
@@ -297,7 +325,8 @@ impl Shell {
                 // Swept each time: those who left a quiet session would stay while the slot is busy.
                 let watched = self.subscribers.sweep();
                 let waiting = shared.mailbox_depth() > 0;
-                Event::IfIdle { idle, watched, waiting, due: self.is_due_within(idle) }
+                let due = self.is_due_within(idle) || !self.requesting.is_empty();
+                Event::IfIdle { idle, watched, waiting, due }
             }
             Order::Prove => Event::Prove { watched: !self.subscribers.is_empty() },
             Order::Abandon { term } => {

@@ -103,6 +103,19 @@ impl Subscribers {
         Ok(receiver)
     }
 
+    /// Whether a session has a subscriber.
+    pub fn has(&mut self, key: &SessionKey) -> bool {
+        let Some(Watched { list, .. }) = self.by_session.get_mut(key) else { return false };
+        let before = list.len();
+        list.retain(|subscriber| !subscriber.sender.is_closed());
+        self.count -= before - list.len();
+        let has = !list.is_empty();
+        if !has {
+            self.by_session.remove(key);
+        }
+        has
+    }
+
     /// Forgets those that have gone away, and says whether any are left.
     pub fn sweep(&mut self) -> bool {
         self.by_session.retain(|_, Watched { list, .. }| {

@@ -28,6 +28,7 @@ mod ephemeral;
 mod faulty;
 mod long;
 mod operate;
+mod requests;
 mod sends;
 mod timers;
 
@@ -38,7 +39,7 @@ fn message_under(
 ) -> (Mail, oneshot::Receiver<Result<Sent, Error>>) {
     let (reply, answer) = oneshot::channel();
     let (id, content_type) = (id.map(Into::into), "text/plain".into());
-    let message = Incoming { id, sender: None, content_type, body: body.into() };
+    let message = Incoming { id, sender: None, content_type, body: body.into(), trace: None };
     (Message { key: session.clone(), message }.mail(reply), answer)
 }
 
@@ -205,6 +206,7 @@ impl Fixture {
             mail_taken: 0.into(),
             wakes: Wakes::default(),
             courier: OnceLock::new(),
+            requester: OnceLock::new(),
             outbox: 0.into(),
             options: SlotOptions {
                 mailbox_messages: 16,
@@ -236,6 +238,7 @@ impl Fixture {
             mail_taken: 0.into(),
             wakes: Wakes::default(),
             courier: OnceLock::new(),
+            requester: OnceLock::new(),
             outbox: 0.into(),
             options: context.options.clone(),
             level,

@@ -137,6 +137,7 @@ fn entry(seq: u64, body: &[u8]) -> Entry {
             body: Bytes::copy_from_slice(body),
         }],
         origin: None,
+        caused: Vec::new(),
     }
 }
 

@@ -7,7 +7,7 @@
 mod doc;
 
 use super::{
-    histogram::{BYTES, COUNT, SECONDS},
+    histogram::{BYTES, COUNT, MINUTES, SECONDS},
     recorder::{Registry, escape},
     scrape, services,
 };
@@ -173,6 +173,28 @@ table! {
     sends_held: Counter "slotd_sends_total" {"outcome" = "held"};
     /// Messages from other sessions that were handled here, and outcomes of messages to them.
     sends_received: Counter "slotd_sends_received_total";
+    /// Requests over HTTP that sessions make: answered, failed for good (failed), made again after an attempt in vain (retried), not made yet since too many wait for their turn (busy), refused when they were asked for (refused), or whose answer was given up since its handler failed it (dead).
+    requests_answered: Counter "slotd_outbound_requests_total" {"outcome" = "answered"};
+    /// Requests over HTTP that sessions make.
+    requests_failed: Counter "slotd_outbound_requests_total" {"outcome" = "failed"};
+    /// Requests over HTTP that sessions make.
+    requests_retried: Counter "slotd_outbound_requests_total" {"outcome" = "retried"};
+    /// Requests over HTTP that sessions make.
+    requests_busy: Counter "slotd_outbound_requests_total" {"outcome" = "busy"};
+    /// Requests over HTTP that sessions make.
+    requests_refused: Counter "slotd_outbound_requests_total" {"outcome" = "refused"};
+    /// Requests over HTTP that sessions make.
+    requests_dead: Counter "slotd_outbound_requests_total" {"outcome" = "dead"};
+    /// Requests over HTTP of sessions that are under way, until their answer is written down.
+    requests_under_way: Gauge "slotd_outbound_under_way";
+    /// Requests over HTTP of sessions that wait for their turn.
+    requests_waiting: Gauge "slotd_outbound_waiting";
+    /// Time of one attempt at a request over HTTP of a session, without the wait for its turn.
+    request_seconds: Histogram "slotd_outbound_seconds" [MINUTES];
+    /// Bytes of the bodies of requests over HTTP that sessions make (out), and of their answers, decompressed (in).
+    request_bytes_in: Counter "slotd_outbound_bytes_total" {"direction" = "in"};
+    /// Bytes of the bodies of requests over HTTP that sessions make (out), and of their answers, decompressed (in).
+    request_bytes_out: Counter "slotd_outbound_bytes_total" {"direction" = "out"};
     /// Sessions that were deleted since their handler had them expire.
     sessions_expired: Counter "slotd_sessions_expired_total";
     /// Slots in which something is due later, and which the node wakes for it: running ones, and on a standalone node also those that rest.
@@ -306,6 +328,7 @@ const HTTP_REQUESTS: &str = "slotd_http_requests_total";
 const HTTP_SECONDS: &str = "slotd_http_request_seconds";
 const ERRORS: &str = "slotd_errors_total";
 const PEER_REFUSED: &str = "slotd_peer_refused_total";
+const REQUEST_FAILURES: &str = "slotd_outbound_failures_total";
 const CONNECTIONS_ENDED: &str = "slotd_http_connections_ended_total";
 
 /// Metrics whose label values are known only at run time. All are bounded.
@@ -337,6 +360,14 @@ static LABELLED: &[Metric] = &[
         labels: &[("listener", "api|admin"), ("why", "silent|idle|refused|dropped")],
         doc: "Connections that a listener at its limit closed to admit a new one (silent: no \
             request sent yet; idle), refused with 503 (refused), or dropped unanswered (dropped).",
+        bounds: None,
+    },
+    Metric {
+        name: REQUEST_FAILURES,
+        kind: "Counter",
+        labels: &[("code", "…")],
+        doc: "Attempts at requests over HTTP of sessions that failed, by the code that handlers \
+            get (docs/http.md). An answer with a status of failure is an answer.",
         bounds: None,
     },
     Metric {
@@ -390,6 +421,13 @@ impl Metrics {
     pub fn peer_refused(&self, reason: &'static str) {
         let labels = vec![Label::from_static_parts("reason", reason)];
         let key = Key::from_parts(PEER_REFUSED, labels);
+        self.registry.register_counter(&key, &METADATA).increment(1);
+    }
+
+    /// Counts an attempt at a request over HTTP that failed. The codes are few.
+    pub fn request_failed(&self, code: &'static str) {
+        let labels = vec![Label::from_static_parts("code", code)];
+        let key = Key::from_parts(REQUEST_FAILURES, labels);
         self.registry.register_counter(&key, &METADATA).increment(1);
     }
 

@@ -296,7 +296,7 @@ impl May<'_> {
         let policy = Policy::parse(self.rules, self.grants).expect("rules");
         let policy = Policy { limits: self.limits, ..policy };
         let secrets = if self.secrets.is_empty() {
-            Secrets::none()
+            Secrets::open(Source::default()).expect("none")
         } else {
             let file = tempfile::NamedTempFile::new().expect("a file");
             std::fs::write(file.path(), self.secrets).expect("a file");
@@ -319,7 +319,7 @@ pub fn get(url: impl Into<String>) -> slotd_outbound::Request {
         headers: Vec::new(),
         body: Bytes::new(),
         idempotency_key: "key-1".into(),
-        options: Options { timeout: LONG, idle: LONG, ..Options::default() },
+        options: Options::new(LONG),
     }
 }
 

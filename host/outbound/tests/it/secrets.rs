@@ -24,11 +24,10 @@ async fn a_secret_is_put_into_headers_and_urls_of_hosts_that_it_is_granted_to() 
     let server = Server::http(|_| says(200, &[], "")).await;
     let client = client(&[&server.rule("a.test"), &server.rule("b.test")], &[&grant(&server)]);
     let url = |host| server.url(host, "/bot{{secret:KEY}}/x?k={{secret:KEY}}");
-    let answer = client.attempt(&with_header(url("a.test")), None).await.expect("an answer");
+    client.attempt(&with_header(url("a.test")), None).await.expect("an answer");
     let seen = server.seen().pop().expect("a request");
     assert_eq!(seen.headers["x-key"], "Bearer the+secret/value");
     assert_eq!(seen.uri, "/botthe%2Bsecret%2Fvalue/x?k=the%2Bsecret%2Fvalue");
-    assert_eq!(answer.url, server.url("a.test", "/bot[secret KEY]/x?k=[secret KEY]"));
     // A body is sent as it is: it may be anybody's text.
     client
         .attempt(&post(server.url("a.test", "/"), "{{secret:KEY}}"), None)

@@ -48,6 +48,24 @@ pub struct TimerCancel {
 }
 
 #[derive(Debug, Subcommand)]
+pub enum RequestCmd {
+    /// Cancel a request: it is made no more, and no answer comes. What was sent by then may have its effect
+    Cancel(RequestCancel),
+}
+
+#[derive(Debug, Args)]
+pub struct RequestCancel {
+    /// The service's name
+    pub service: String,
+    /// The session's id
+    pub session: String,
+    /// The request's id, as `slotd outbox` shows it
+    pub id: String,
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+#[derive(Debug, Subcommand)]
 pub enum DeadCmd {
     /// List messages that were given up: the handler failed them 20 times, or rejected them for
     /// good
@@ -64,7 +82,7 @@ pub struct DeadArgs {
     pub service: String,
     /// The session's id
     pub session: String,
-    /// The id of a message, or a timer's name: all dead messages of this timer
+    /// The id of a message, a request's id, or a timer's name: all dead messages of this request or timer
     #[arg(value_name = "ID|TIMER", required_unless_present = "all", conflicts_with = "all")]
     pub message: Option<String>,
     /// Of a timer, only the one for this time, in milliseconds since the Unix epoch (DUE MS of `dead list`)

@@ -217,6 +217,7 @@ async fn views_that_differ_do_not_claim_in_turns_for_long() {
                     sender: None,
                     content_type: "text/plain".into(),
                     body: body.clone(),
+                    trace: None,
                 };
                 if node.send(&key, message).await.is_ok() {
                     kept.push(body);

@@ -6,6 +6,7 @@ use crate::config::{
     keys::{KEYS, Key},
     value::{REDACTED, Value},
 };
+use crate::requests::{self, Grants, Rules};
 use std::{os::unix::fs::PermissionsExt as _, path::Path};
 
 /// Whether all of some keys have valid values.
@@ -148,7 +149,20 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
             "api.token and admin.token are the same: every API client can also deploy".into(),
         );
     }
+    let rules = parsed(config.http_rules.as_deref(), Rules::parse);
+    let grants = parsed(config.http_secrets.as_deref(), Grants::parse);
+    warnings.extend(requests::warnings(&rules, &grants));
+    if config.http_secrets.is_some() && config.http_rules.is_none() {
+        warnings.push(
+            "effects.http_secrets is set but effects.http is not: no request is allowed".into(),
+        );
+    }
     warnings
+}
+
+/// It was checked as it was read.
+fn parsed<T: Default>(text: Option<&str>, parse: impl Fn(&str) -> Result<T, String>) -> T {
+    text.and_then(|text| parse(text).ok()).unwrap_or_default()
 }
 
 /// Files with secrets that every user of the machine can read.
@@ -171,6 +185,7 @@ pub(super) fn open_files(loading: &Loading, file: Option<&Path>) -> Vec<String> 
         ("cluster.secret_file", &config.cluster.secret_file),
         ("cluster.tls_key", &config.cluster.tls_key),
         ("nats.credentials", &config.nats.credentials),
+        ("effects.secrets_file", &config.secrets_file),
     ];
     let named = named.into_iter().map(|(key, path)| (key, path.as_deref().map(Path::new)));
     let all = held.into_iter().chain(named).filter_map(|(key, path)| Some((key, path?)));

@@ -152,6 +152,9 @@ impl Export {
             timer: None,
             delivery: None,
             answer: None,
+            http: None,
+            part: None,
+            presence: None,
         };
         line.set_origin(entry.origin.as_deref());
         line

@@ -249,16 +249,16 @@ impl Reader {
         Ok(())
     }
 
-    /// Not every node can read what comes from a session: below its level it is refused. What comes from a timer
-    /// becomes a message without an origin there.
+    /// Not every node can read what comes from a session, a request or subscribers: below its level it is refused. What
+    /// comes from a timer becomes a message without an origin there.
     fn check_level(&self, at: u64, origin: Option<&Origin>) -> Result<(), Error> {
         let needed = origin.map(Origin::level).filter(|needed| *needed > EFFECTS_FROM);
         let Some(needed) = needed.filter(|needed| self.node.level_now() < *needed) else {
             return Ok(());
         };
         let detail = format!(
-            "line {at} of the file: the message comes from another session, which needs feature \
-             level {needed}; raise it with `slotd level --raise`"
+            "line {at} of the file: what the message comes from needs feature level {needed}; \
+             raise it with `slotd level --raise`"
         );
         Err(Error::of(Cause::NotYet, detail))
     }
@@ -393,16 +393,24 @@ fn fits(message: &Imported, body_bytes_max: usize) -> Result<(), String> {
         true => Err(format!("{what} has {have} bytes; this node accepts {limit}")),
         false => Ok(()),
     };
-    let body_bytes_max = if message.is_operators { limits::NOTE_BYTES_MAX } else { body_bytes_max };
+    let origin = message.origin.as_deref();
+    let body_bytes_max = match origin {
+        _ if message.is_operators => limits::NOTE_BYTES_MAX,
+        // Its size is the request's to say, on any node.
+        Some(Origin::Http(_)) => body_bytes_max.max(limits::ANSWER_BYTES_MAX as usize),
+        _ => body_bytes_max,
+    };
+    let events_max = match origin {
+        // And the one that says that the request was made again.
+        Some(Origin::Part(_)) => limits::STREAM_PART_EVENTS + 1,
+        _ => limits::EVENTS_MAX,
+    };
     within("the body", message.body.len(), body_bytes_max)?;
     within("the reply", message.reply.len(), limits::REPLY_BYTES_MAX)?;
     check_content_type(&message.reply_content_type, "the reply").map_err(|e| e.to_string())?;
-    if message.events.len() > limits::EVENTS_MAX {
+    if message.events.len() > events_max {
         let events = message.events.len();
-        return Err(format!(
-            "it has {events} events; a message may emit up to {}",
-            limits::EVENTS_MAX
-        ));
+        return Err(format!("it has {events} events; a message may emit up to {events_max}"));
     }
     let mut bytes = 0;
     for Event { kind, content_type, body } in &message.events {

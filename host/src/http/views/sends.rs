@@ -1,6 +1,6 @@
 //! Messages between sessions: those that are not done with, and what a history says of them.
 
-use super::timers::ContentView;
+use super::{requests::RequestView, timers::ContentView};
 use crate::{
     effects::{
         Answered, Effect, Outcome, Outgoing, Received,
@@ -12,11 +12,14 @@ use crate::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// Messages to other sessions that a service's sessions, or one session, have sent and are not done with.
+/// What a service's sessions, or one session, have sent and are not done with.
 #[derive(Serialize, ToSchema)]
 pub struct OutboxPage<'a> {
-    /// Of a service: first those on their way, then those that wait, by the time at which they are tried next.
+    /// Messages to other sessions. Of a service: first those on their way, then those that wait, by the time at which they
+    /// are tried next.
     pub messages: Vec<OutboxView<'a>>,
+    /// Requests over HTTP, in the same order.
+    pub requests: Vec<RequestView<'a>>,
     /// Give it as `after` for the next page; absent when this is the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_after: Option<String>,
@@ -117,7 +120,8 @@ impl<'a> OutboxPage<'a> {
             }
             _ => None,
         });
-        Self { messages: messages.collect(), next_after }
+        let requests = page.found.iter().filter_map(|found| RequestView::new(found, with_body));
+        Self { messages: messages.collect(), requests: requests.collect(), next_after }
     }
 }
 

@@ -1,9 +1,10 @@
 //! Timers, and messages that were given up.
 
-use super::{Inline, Shown, sends};
+use super::{Inline, Shown, requests::OutcomeView, sends};
 use crate::{
     effects::{
-        Dead, Effect, Expiry, GivenUp, Outcome, Outgoing, Timer, When, rows::Name, send::Place,
+        Dead, Effect, Expiry, GivenUp, Outcome, Outgoing, Timer, When, http::Answer, rows::Name,
+        send::Place,
     },
     names::{SessionId, SessionKey},
     operation::{EffectAction, EffectsPage, Found},
@@ -77,7 +78,7 @@ pub struct ContentView<'a> {
     pub body_base64: Option<String>,
 }
 
-/// Messages that were given up: of timers, and to other sessions.
+/// Messages that were given up: of timers, to other sessions, and answers to requests over HTTP.
 #[derive(Serialize, ToSchema)]
 pub struct DeadPage<'a> {
     /// By session.
@@ -92,7 +93,8 @@ pub struct DeadPage<'a> {
 pub struct DeadView<'a> {
     pub session: &'a str,
     /// `timer`: a message of a timer of the session. `send`: one that the session has sent to another. `outcome`: what
-    /// came of one, which the session's own handler failed.
+    /// came of one, which the session's own handler failed. `answer`: what came of a request over HTTP, which the handler
+    /// failed.
     pub kind: &'static str,
     /// Of a timer's message: the timer.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,9 +102,15 @@ pub struct DeadView<'a> {
     /// Of a timer's message: the time that it was for, in milliseconds since the Unix epoch: with the timer its name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub due_ms: Option<u64>,
-    /// Of others: its name among those of the session.
+    /// Of others: its name among those of the session. Of an answer, the request's id, which several may have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+    /// Of an answer: with the id its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_ms: Option<u64>,
+    /// Of an answer: what it is.
+    #[serde(flatten)]
+    pub outcome: OutcomeView<'a>,
     /// Of one that was sent: the session that it is for, as `service/session`. Of an outcome, the session that was
     /// asked.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -132,14 +140,14 @@ pub struct DeadView<'a> {
     /// Of a timer's message: the message that set the timer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub set_by: Option<u64>,
-    /// Of others: the message of the session that sent it, or that asked.
+    /// Of others: the message of the session that sent it, or that asked for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sent_by: Option<u64>,
     #[serde(flatten)]
     pub content: ContentView<'a>,
 }
 
-/// What was done with a timer or a dead message.
+/// What was done with a timer, a request over HTTP or a dead message.
 #[derive(Serialize, ToSchema)]
 pub struct EffectChanged {
     #[schema(value_type = String)]
@@ -150,9 +158,12 @@ pub struct EffectChanged {
     /// Of a dead message of a timer: the time that it was for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub due_ms: Option<u64>,
-    /// Of a dead message that is no timer's: its id.
+    /// Of a dead message that is no timer's: its id. Of a request, or an answer to one: the request's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+    /// Of a dead answer: with the id its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_ms: Option<u64>,
     /// `cancelled`, `retried` or `dropped`.
     pub done: &'static str,
 }
@@ -241,6 +252,9 @@ impl<'a> DeadPage<'a> {
             (Name::DeadOutcome(place), Effect::DeadOutcome(dead)) => {
                 Some(DeadView::outcome(found, *place, dead, with_body))
             }
+            (Name::DeadAnswer(id, time), Effect::DeadAnswer(dead)) => {
+                Some(DeadView::answer(found, id, *time, dead, with_body))
+            }
             _ => None,
         });
         Self { dead: dead.collect(), next_after }
@@ -325,6 +339,28 @@ impl<'a> DeadView<'a> {
         }
     }
 
+    fn answer(
+        found: &'a Found,
+        id: &str,
+        time: u64,
+        dead: &'a GivenUp<Answer>,
+        with_body: bool,
+    ) -> Self {
+        let answer = &dead.what;
+        let content = ContentView::new(found, &answer.content_type, &answer.body, with_body);
+        Self {
+            id: Some(id.to_owned()),
+            time_ms: Some(time),
+            outcome: OutcomeView::new(&answer.outcome),
+            attempts: answer.failures,
+            died_ms: Some(dead.died_ms),
+            code: Some(&dead.code),
+            reason: &dead.reason,
+            sent_by: Some(answer.asked_by),
+            ..Self::new(found, "answer", content)
+        }
+    }
+
     fn new(found: &'a Found, kind: &'static str, content: ContentView<'a>) -> Self {
         Self {
             session: found.session.as_str(),
@@ -332,6 +368,8 @@ impl<'a> DeadView<'a> {
             timer: None,
             due_ms: None,
             id: None,
+            time_ms: None,
+            outcome: OutcomeView::default(),
             to: None,
             reply_to: None,
             reply: None,
@@ -350,18 +388,30 @@ impl<'a> DeadView<'a> {
 
 impl EffectChanged {
     pub(in crate::http) fn new(key: &SessionKey, action: EffectAction) -> Self {
-        let (timer, due_ms, place, done) = match action {
-            EffectAction::CancelTimer { timer } => (Some(timer), None, None, "cancelled"),
+        let session = key.session.clone();
+        let done =
+            |done| Self { session, timer: None, due_ms: None, id: None, time_ms: None, done };
+        match action {
+            EffectAction::CancelTimer { timer } => Self { timer: Some(timer), ..done("cancelled") },
             EffectAction::RetryDead { timer, due_ms } => {
-                (Some(timer), Some(due_ms), None, "retried")
+                Self { timer: Some(timer), due_ms: Some(due_ms), ..done("retried") }
             }
             EffectAction::DropDead { timer, due_ms } => {
-                (Some(timer), Some(due_ms), None, "dropped")
+                Self { timer: Some(timer), due_ms: Some(due_ms), ..done("dropped") }
             }
-            EffectAction::RetryDeadSend(place) => (None, None, Some(place), "retried"),
-            EffectAction::DropDeadSend(place) => (None, None, Some(place), "dropped"),
-        };
-        let id = place.map(|place| place.to_string());
-        Self { session: key.session.clone(), timer, due_ms, id, done }
+            EffectAction::RetryDeadSend(place) => {
+                Self { id: Some(place.to_string()), ..done("retried") }
+            }
+            EffectAction::DropDeadSend(place) => {
+                Self { id: Some(place.to_string()), ..done("dropped") }
+            }
+            EffectAction::CancelRequest { id } => Self { id: Some(id), ..done("cancelled") },
+            EffectAction::RetryDeadAnswer { id, time } => {
+                Self { id: Some(id), time_ms: Some(time), ..done("retried") }
+            }
+            EffectAction::DropDeadAnswer { id, time } => {
+                Self { id: Some(id), time_ms: Some(time), ..done("dropped") }
+            }
+        }
     }
 }

@@ -61,7 +61,7 @@ async fn another_version_is_refused() {
     let cases = [
         (1, 0, 0, "older"),
         (1, 99, 0, "newer"),
-        (1, 99, 6, "newer"),
+        (1, 99, u32::from(level::NEWEST) + 1, "newer"),
         (1, 99, 2, ""),
         (1, 99, 1, ""),
         (1, 1, 0, ""),
@@ -210,7 +210,9 @@ async fn at_level_3_unencrypted_links_end_and_are_refused() {
     new.options.level.raise(level::ENCRYPTED);
     assert!(matches!(within(waiting).await, Err(PeerError::Broken { .. })));
     // Each in its own words: the old one is told, and the new one calls with TLS only.
-    old.refused("new", "speaks the older protocol 1 to 2, this node 3 to 5").await;
+    let newest = level::NEWEST;
+    let refused = format!("speaks the older protocol 1 to 2, this node 3 to {newest}");
+    old.refused("new", &refused).await;
     assert!(new.links.own.reasons().contains(&Reason::Protocol));
     assert!(old.links.own.reasons().contains(&Reason::Protocol));
     new.refused("old", "").await;

@@ -267,7 +267,8 @@ impl Node {
         body: impl Into<Bytes>,
     ) -> Result<BoxFuture<'static, Result<Response, PeerError>>, PeerError> {
         let content_type = content_type.to_owned();
-        let message = Incoming { id: None, sender: None, content_type, body: body.into() };
+        let message =
+            Incoming { id: None, sender: None, content_type, body: body.into(), trace: None };
         self.links.call(peer, Request::Message { key: key(), message, lane })
     }
     /// A message and its answer.

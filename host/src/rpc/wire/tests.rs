@@ -45,6 +45,7 @@ fn answers_arrive_as_they_were_sent() {
         deployment: 2,
         events: vec![event.clone()],
         origin: None,
+        caused: Vec::new(),
     };
     let info = SessionInfo {
         service: key().service,
@@ -59,12 +60,14 @@ fn answers_arrive_as_they_were_sent() {
         pinned: None,
         incarnation: Some(Incarnation::from_wire(9)),
         made_again: true,
+        closed: false,
     };
     let pinned = SessionInfo {
         pinned: Some(PinInfo { against: "2+cd".into(), reason: "no".into() }),
         // Not said in listings.
         incarnation: None,
         made_again: false,
+        closed: false,
         ..info.clone()
     };
     let slot = SlotInfo {
@@ -106,7 +109,7 @@ fn answers_arrive_as_they_were_sent() {
                 made_again: true,
                 held: Held::default(),
             }),
-            Response::Session(Box::new(info.clone())),
+            Response::Session(Box::new(SessionInfo { closed: true, ..info.clone() })),
             Response::Deleted(()),
             Response::Sessions(vec![pinned.clone()]),
             Response::Subscribed(Subscribed {
@@ -196,6 +199,7 @@ fn requests_arrive_as_they_were_sent() {
         sender: Some("s".into()),
         content_type: "c".into(),
         body: "b".into(),
+        trace: None,
     };
     let sent = Request::Message { key: key(), message, lane: 77 };
     match decode_request(encode_request(sent).unwrap()).unwrap() {

@@ -1,8 +1,9 @@
 //! How an [`Entry`] is written, in logs, stores and snapshots and between nodes: its fields, one after
 //! the other. The first is its sequence number, which begins at 1. One that does not come from a client
-//! begins with a 0 instead, a byte for the form of what was added, and its origin; the fields follow.
+//! begins with a 0 instead, a byte for the form of what was added, and its origin; the fields follow. One
+//! that has led to something has a form of its own: its origin, if any, and what that is.
 //!
-//! Versions from before that are never given one: it is written from feature level 4 on.
+//! Versions from before that are never given one: they are written from feature levels 4 and 6 on.
 
 use super::{DeploymentId, Entry, Event};
 use crate::effects::Origin;
@@ -19,12 +20,24 @@ const FIELDS: usize = 10;
 /// And what goes before them where it has an origin.
 const WITH_ORIGIN: usize = FIELDS + 3;
 const ORIGIN: u8 = 1;
+/// And what it has led to.
+const WITH_CAUSED: usize = FIELDS + 4;
+const CAUSED: u8 = 2;
 
 impl Serialize for Entry {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let fields = if self.origin.is_some() { WITH_ORIGIN } else { FIELDS };
+        let fields = match &self.origin {
+            _ if !self.caused.is_empty() => WITH_CAUSED,
+            Some(_) => WITH_ORIGIN,
+            None => FIELDS,
+        };
         let mut tuple = serializer.serialize_tuple(fields)?;
-        if let Some(origin) = &self.origin {
+        if !self.caused.is_empty() {
+            tuple.serialize_element(&0u64)?;
+            tuple.serialize_element(&CAUSED)?;
+            tuple.serialize_element(&self.origin)?;
+            tuple.serialize_element(&self.caused)?;
+        } else if let Some(origin) = &self.origin {
             tuple.serialize_element(&0u64)?;
             tuple.serialize_element(&ORIGIN)?;
             tuple.serialize_element(origin)?;
@@ -45,7 +58,7 @@ impl Serialize for Entry {
 
 impl<'de> Deserialize<'de> for Entry {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_tuple(WITH_ORIGIN, Fields)
+        deserializer.deserialize_tuple(WITH_CAUSED, Fields)
     }
 }
 
@@ -63,9 +76,11 @@ impl<'de> Visitor<'de> for Fields {
             from.next_element()?.ok_or_else(|| A::Error::custom("an entry is truncated"))
         }
         let (mut seq, mut origin): (u64, Option<Box<Origin>>) = (next(&mut from)?, None);
+        let mut caused = Vec::new();
         if seq == 0 {
             match next::<u8, A>(&mut from)? {
                 ORIGIN => origin = Some(next(&mut from)?),
+                CAUSED => (origin, caused) = (next(&mut from)?, next(&mut from)?),
                 form => {
                     return Err(A::Error::custom(format!(
                         "an entry of form {form} is from a later slotd"
@@ -91,6 +106,7 @@ impl<'de> Visitor<'de> for Fields {
             deployment,
             events,
             origin,
+            caused,
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::effects::{
-    Firing,
+    Caused, Firing, http,
     rows::Name,
     send::{self},
 };
@@ -21,6 +21,7 @@ fn message(seq: u64, body: &[u8], pinned: Option<Pin>) -> Message {
         deployment: 3,
         events: vec![Event { kind: "line".into(), content_type: "t".into(), body: "e".into() }],
         origin: None,
+        caused: Vec::new(),
     };
     let head = Head {
         session_number: 5,
@@ -237,6 +238,88 @@ fn messages_between_sessions_keep_their_form_and_need_their_level() {
     assert_eq!(hex(&bytes), SENDS);
 }
 
+/// What comes of a request over HTTP, and of subscribers.
+#[test]
+fn messages_of_requests_keep_their_form_and_need_their_level() {
+    let response = http::Response { status: 200, headers: vec![("h".into(), "v".into())] };
+    let failure =
+        http::Failure { code: "c".into(), reason: "r".into(), response: Some(response.clone()) };
+    let answered =
+        |outcome| http::Answered { id: "i".into(), outcome, attempts: 2, asked_by: 3, attempt: 4 };
+    let origins = [
+        Origin::Http(answered(http::Outcome::Response(response))),
+        Origin::Http(answered(http::Outcome::Failure(failure))),
+        Origin::Part(http::Part { id: "i".into(), attempt: 1, asked_by: 2 }),
+        Origin::Presence(true),
+    ];
+    let mut records: Vec<_> = origins
+        .into_iter()
+        .map(|origin| {
+            let mut message = message(3, b"hi", None);
+            let entry = Arc::make_mut(&mut message.entry);
+            (entry.id, entry.sender, entry.origin) = (None, None, Some(Box::new(origin)));
+            Record::Message(Box::new(message))
+        })
+        .collect();
+    let key = SessionKey::parse("chat", "room-2").unwrap();
+    let names = [Name::Request("i".into()), Name::Closed, Name::Watch];
+    let changes = names.map(|name| Change {
+        row: name.row(),
+        value: Some("v".into()),
+        was_due: None,
+        due: None,
+    });
+    for change in changes {
+        let effects = Effects { key: key.clone(), session_number: 7, changes: vec![change] };
+        records.push(Record::Effects(Box::new(effects)));
+    }
+    // What a message has led to, of a client's and of another one.
+    let caused = vec![
+        Caused::Timer { name: "t".into(), due_ms: 1 },
+        Caused::Sent { to: key.clone(), reply: Some("r".into()) },
+        Caused::Request { id: "i".into() },
+        Caused::Expires { at_ms: 2 },
+        Caused::Closed,
+        Caused::More(3),
+    ];
+    for origin in [None, Some(Box::new(Origin::Presence(false)))] {
+        let mut message = message(3, b"hi", None);
+        let entry = Arc::make_mut(&mut message.entry);
+        (entry.origin, entry.caused) = (origin, caused.clone());
+        records.push(Record::Message(Box::new(message)));
+    }
+    for record in &records {
+        let batch = Batch { slot: 511, term: 9, attempt: 1, records: vec![record.clone()] };
+        assert!(batch.encode_at(5).is_err(), "{record:?} at level 5");
+    }
+    let batch = Batch { slot: 511, term: 9, attempt: 1, records };
+    let bytes = batch.encode_at(6).unwrap();
+    assert_eq!(Batch::decode(&bytes).unwrap(), batch);
+    assert_eq!(hex(&bytes), REQUESTS);
+}
+
+const REQUESTS: &str = concat!(
+    "02ff030901090481000000046368617406726f6f6d2d3105000103016900c801010168017602030403000083d095",
+    "ffbc310a746578742f706c61696e026869106170706c69636174696f6e2f6a736f6e01370301046c696e65017401",
+    "65d5aad5aad5aad5aad5aad5aad5aad5aad5aa0102016e01013804676f6e650080d095ffbc3183d095ffbc310200",
+    "01090486000000046368617406726f6f6d2d31050001030169010163017201c801010168017602030403000083d0",
+    "95ffbc310a746578742f706c61696e026869106170706c69636174696f6e2f6a736f6e01370301046c696e650174",
+    "0165d5aad5aad5aad5aad5aad5aad5aad5aad5aa0102016e01013804676f6e650080d095ffbc3183d095ffbc3102",
+    "0001090478000000046368617406726f6f6d2d31050001040169010203000083d095ffbc310a746578742f706c61",
+    "696e026869106170706c69636174696f6e2f6a736f6e01370301046c696e6501740165d5aad5aad5aad5aad5aad5",
+    "aad5aad5aad5aa0102016e01013804676f6e650080d095ffbc3183d095ffbc310200010904750000000463686174",
+    "06726f6f6d2d31050001050103000083d095ffbc310a746578742f706c61696e026869106170706c69636174696f",
+    "6e2f6a736f6e01370301046c696e6501740165d5aad5aad5aad5aad5aad5aad5aad5aad5aa0102016e0101380467",
+    "6f6e650080d095ffbc3183d095ffbc31020001090816000000046368617406726f6f6d2d320701020a6901017600",
+    "000815000000046368617406726f6f6d2d320701010d01017600000815000000046368617406726f6f6d2d320701",
+    "010e01017600000495000000046368617406726f6f6d2d3105000200060001740101046368617406726f6f6d2d32",
+    "010172020169030204050303000103616e6e83d095ffbc310a746578742f706c61696e026869106170706c696361",
+    "74696f6e2f6a736f6e01370301046c696e6501740165d5aad5aad5aad5aad5aad5aad5aad5aad5aa0102016e0101",
+    "3804676f6e650080d095ffbc3183d095ffbc31020001090497000000046368617406726f6f6d2d31050002010500",
+    "060001740101046368617406726f6f6d2d32010172020169030204050303000103616e6e83d095ffbc310a746578",
+    "742f706c61696e026869106170706c69636174696f6e2f6a736f6e01370301046c696e6501740165d5aad5aad5aa",
+    "d5aad5aad5aad5aad5aad5aa0102016e01013804676f6e650080d095ffbc3183d095ffbc3102000109",
+);
 const SENDS: &str = concat!(
     "02ff03090104047f000000046368617406726f6f6d2d3105000101046361727401630401020103000083d095ffbc",
     "310a746578742f706c61696e026869106170706c69636174696f6e2f6a736f6e01370301046c696e6501740165d5",

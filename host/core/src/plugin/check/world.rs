@@ -93,10 +93,15 @@ fn track(version: &str) -> &str {
 }
 
 /// Interfaces whose functions have effects outside of a session's state.
-const EFFECTS: &[&str] =
-    &["slotd:slot/effects", "slotd:slot/session", "slotd:slot/timers", "slotd:slot/sends"];
+const EFFECTS: &[&str] = &[
+    "slotd:slot/effects",
+    "slotd:slot/session",
+    "slotd:slot/timers",
+    "slotd:slot/sends",
+    "slotd:slot/http",
+];
 /// Those of their functions that only look.
-const LOOKS: &[&str] = &["current", "get", "list"];
+const LOOKS: &[&str] = &["current", "get", "list", "open"];
 
 /// Whether a component is valid, and imports and exports what slotd gives and calls. Returns the effects
 /// that it imports.
@@ -130,12 +135,11 @@ pub(super) fn check_component(
     let mut effects = Vec::new();
     for name in &names.imports {
         let entity = types.component_item_for_import(name).map(|item| item.ty);
-        if EFFECTS.contains(&split(name).0)
-            && let Some(ComponentEntityType::Instance(id)) = entity
+        if let Some(ComponentEntityType::Instance(id)) = entity
             && let Some(instance) = types.get(id)
         {
             let functions = types::functions(types, &instance.exports).into_keys();
-            effects.extend(functions.filter(|name| !LOOKS.contains(&name.as_str())));
+            effects.extend(functions.filter_map(|function| effect(name, &function)));
         }
         check_import(types, name, entity, problems);
     }
@@ -168,6 +172,14 @@ pub(super) fn check_component(
         }
     }
     effects
+}
+
+/// An imported function as people know it, if it has effects: `timers.schedule`.
+pub(in crate::plugin) fn effect(interface: &str, function: &str) -> Option<String> {
+    let interface = split(interface).0;
+    let has_effects = EFFECTS.contains(&interface) && !LOOKS.contains(&function);
+    let (_, name) = interface.rsplit_once('/')?;
+    has_effects.then(|| format!("{name}.{function}"))
 }
 
 fn of_package(interface: &str) -> bool {
@@ -263,12 +275,14 @@ mod tests {
         assert_eq!(state, ["delete", "get", "scan", "set"]);
         assert_eq!(WORLD.imports["slotd:slot/effects"].len(), 1);
         let session: Vec<_> = WORLD.imports["slotd:slot/session"].keys().collect();
-        assert_eq!(session, ["expire", "notify"]);
+        assert_eq!(session, ["close", "current", "expire", "notify", "watch-subscribers"]);
         // One that is added acts, or only looks: `LOOKS`.
         let timers: Vec<_> = WORLD.imports["slotd:slot/timers"].keys().collect();
         assert_eq!(timers, ["cancel", "current", "get", "list", "schedule"]);
         let sends: Vec<_> = WORLD.imports["slotd:slot/sends"].keys().collect();
         assert_eq!(sends, ["current", "send"]);
+        let http: Vec<_> = WORLD.imports["slotd:slot/http"].keys().collect();
+        assert_eq!(http, ["cancel", "current", "open", "request"]);
         for interface in EFFECTS {
             assert!(WORLD.imports.contains_key(*interface), "{interface}");
         }

@@ -1,7 +1,7 @@
 //! The timers of a script's sessions, and when they expire: the clock is the script's, and what is due is carried out as a node does
 //! (`slot/fire.rs`).
 
-use super::{Calling, Runner, SLOT};
+use super::{Calling, Fires, Runner, SLOT, nothing};
 use crate::{
     effects::{Effect, Origin, Timer, rows::Name},
     message::Incoming,
@@ -12,7 +12,7 @@ use crate::{
 };
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 /// Messages of timers in one line: a script with a short period and a long leap must come to an end.
 const FIRED_MAX: usize = 10_000;
@@ -38,13 +38,12 @@ impl Runner {
         session: &mut Session,
         name: &str,
         now_ms: u64,
-    ) -> anyhow::Result<Option<(String, Option<Timer>)>> {
+    ) -> anyhow::Result<Fires> {
         let effects = session.load_effects(&*self.store, SLOT)?;
-        let Some(Effect::Timer(timer)) = effects.get(&Name::Timer(name.to_owned())) else {
-            return Ok(None);
-        };
+        let row = Name::Timer(name.to_owned());
+        let Some(Effect::Timer(timer)) = effects.get(&row) else { return Ok(None) };
         let (_, left) = timer.fire(name, now_ms).map_err(anyhow::Error::msg)?;
-        Ok(Some((name.to_owned(), left)))
+        Ok(Some((row, left.map(|left| Effect::Timer(left.into())))))
     }
 
     /// When the session is to expire.
@@ -72,18 +71,8 @@ impl Runner {
             now_ms = now_ms.max(due.timer.next_ms);
             fired.push(self.fire(due, now_ms, step.expect.firing(fired.len())).await?);
         }
-        Ok(Observed {
-            outcome: Outcome::Reply { content_type: String::new(), body: Bytes::new() },
-            seq: 0,
-            expires_ms: None,
-            time_ms: step.time_ms,
-            events: Vec::new(),
-            notified: Vec::new(),
-            timers: Vec::new(),
-            sent: Vec::new(),
-            fired,
-            state: BTreeMap::new(),
-        })
+        let outcome = Outcome::Reply { content_type: String::new(), body: Bytes::new() };
+        Ok(Observed { fired, ..nothing(outcome, step) })
     }
 
     fn first_due(&self, until_ms: u64) -> Option<First> {
@@ -123,11 +112,13 @@ impl Runner {
             sender: None,
             content_type: timer.content_type.clone(),
             body: timer.body.clone(),
+            trace: None,
         };
         let origin = Some(Box::new(Origin::Timer(firing.clone())));
         let input = Input::Handle { message: Arc::new(message), origin };
         let seq = session.head.seq + 1;
-        let fires = Some((name.clone(), left.clone()));
+        let left = left.map(|left| Effect::Timer(left.into()));
+        let fires = Some((Name::Timer(name.clone()), left.clone()));
         let calling = Calling { input, seq, time_ms: now_ms, fires };
         let (mut session, observed) = self.observe(session, calling, expect).await?;
         let failure = match &observed.outcome {
@@ -142,7 +133,7 @@ impl Runner {
         if let Some((is_final, reason)) = failure {
             let again = timer.failed(reason, now_ms).filter(|_| !is_final);
             dead = again.is_none();
-            let next = again.or(left).map(|timer| Effect::Timer(timer.into()));
+            let next = again.map(|timer| Effect::Timer(timer.into())).or(left);
             session.change_effects(|effects| effects.change(Name::Timer(name), next))?;
         }
         let name = key.session.as_str().to_owned();

@@ -1,4 +1,21 @@
 //! What of a slot is due, and when: the first rows of it in memory, the rest in the store.
+//!
+//! A row that is known is in one of `window`, `under_way` and `parked`; the other states are beside these.
+//!
+//! | state | meaning | entered by | left by |
+//! |---|---|---|---|
+//! | `window` | carried out at its time | `comes`, `add`, `ended`; `first`, from `parked` | `goes`, `begins`, `park`; emptied (1) |
+//! | `under_way` | carried out elsewhere | `begins` | `ended` (to `window`), `park`, `goes` (to `cancelled`) |
+//! | `cancelled` | was under way, and goes | `goes` | `take_cancelled`, once that is durable |
+//! | `parked` | looked at again at a time | `park`, from the other two | `first`, at that time (to `window` and `tried`); `goes` |
+//! | `tried` | comes after all that is not | `hold`; `first`, from `parked` | `goes`; all: nothing else is left, or too many (2) |
+//! | held (a service) | its rows of `window` wait | `hold`, `hold_for` | its time has come, `went` |
+//! | skipped (no row) | held rows left to the store | `wants`, for a full window | `wants`: some are not held any more, or (2) |
+//! | `recent` | not as it is in the store | `comes`, `goes`, `stays` | `stored`, with its batch |
+//!
+//! (1) Where many come, its last rows are left to the store; where it is full of held ones, all are. More is read
+//! after the row in `covered`. (2) Then all are tried once more, from the first row of the store on.
+//! While it is `paused`, nothing is carried out, whatever its state.
 
 use super::{Core, Phase};
 use crate::{
@@ -20,6 +37,17 @@ pub struct DueRows {
     skipped: Option<Instant>,
     /// What changed and the store may not have yet, by the batch that it is in. `None`: it goes.
     recent: BTreeMap<Due, (u64, Option<SessionKey>)>,
+    /// What is being carried out elsewhere. The window does not have it.
+    under_way: BTreeMap<Due, SessionKey>,
+    /// Of that, what goes, by the batch that it goes with: nobody waits for it any more.
+    cancelled: Vec<(u64, Due)>,
+    /// What is looked at again then, and the other way round. The window does not have it either.
+    parked: BTreeMap<Due, (Instant, SessionKey)>,
+    parked_until: BTreeSet<(Instant, Due)>,
+    /// The last batch that is durable.
+    durable: u64,
+    /// A batch with something that may only be carried out once it is durable, and that is not; 0: there is none.
+    waits_for: u64,
     /// Services of which nothing can be carried out, or not so often.
     held: BTreeMap<ServiceName, Held>,
     /// What could not be carried out: all else comes first, before it is tried again.
@@ -57,6 +85,12 @@ impl DueRows {
             covered: Covered::Nothing,
             skipped: None,
             recent: BTreeMap::new(),
+            under_way: BTreeMap::new(),
+            cancelled: Vec::new(),
+            parked: BTreeMap::new(),
+            parked_until: BTreeSet::new(),
+            durable: 0,
+            waits_for: 0,
             held: BTreeMap::new(),
             tried: BTreeSet::new(),
             paused: None,
@@ -95,15 +129,20 @@ impl DueRows {
         self.changed = true;
         self.window.remove(&row);
         self.tried.remove(&row);
+        self.unpark(&row);
+        if self.under_way.remove(&row).is_some() {
+            self.cancelled.push((batch, row.clone()));
+        }
         self.recent.insert(row, (batch, None));
     }
 
     /// A row comes, with this batch.
     pub(super) fn comes(&mut self, row: Due, key: &SessionKey, batch: u64) {
         self.changed = true;
-        if self.covers(&row) {
-            self.window.insert(row.clone(), key.clone());
+        if row.waits_until_durable() {
+            self.waits_for = batch;
         }
+        self.show(&row, key);
         self.recent.insert(row, (batch, Some(key.clone())));
         // The last of many are left to the store: it has them, or what is recent does.
         if self.window.len() > limits::DUE_HELD_MAX
@@ -113,6 +152,100 @@ impl DueRows {
             let last = self.window.keys().next_back().cloned();
             self.covered = last.map_or(Covered::Nothing, Covered::UpTo);
         }
+    }
+
+    /// What a row stands for changes with this batch, and it is as due as before. What is being carried out goes on.
+    pub(super) fn stays(&mut self, row: &Due, key: &SessionKey, batch: u64) {
+        if row.waits_until_durable() {
+            self.waits_for = batch;
+        }
+        self.recent.insert(row.clone(), (batch, Some(key.clone())));
+    }
+
+    /// The window has a row, if it has all up to it.
+    fn show(&mut self, row: &Due, key: &SessionKey) {
+        if self.covers(row) {
+            self.window.insert(row.clone(), key.clone());
+        }
+    }
+
+    /// This batch is durable: whether something in it may be carried out only now.
+    pub(super) fn is_durable(&mut self, batch: u64) -> bool {
+        self.durable = batch;
+        let waited = self.waits_for != 0 && self.waits_for <= batch;
+        if waited {
+            (self.waits_for, self.changed) = (0, true);
+        }
+        waited
+    }
+
+    /// A row is being carried out elsewhere until it goes, or [`Self::ended`].
+    pub fn begins(&mut self, row: &Due, key: &SessionKey) {
+        self.window.remove(row);
+        self.under_way.insert(row.clone(), key.clone());
+    }
+
+    /// It is not being carried out any more, and is as due as before if it is still there.
+    pub fn ended(&mut self, row: &Due) {
+        if let Some(key) = self.under_way.remove(row) {
+            self.changed = true;
+            self.show(row, &key);
+        }
+    }
+
+    /// How much longer what is parked has to wait, for all that is.
+    pub fn crowd(&self) -> Duration {
+        let parked = u32::try_from(self.parked.len()).unwrap_or(u32::MAX);
+        limits::PARKED_PAUSE.saturating_mul(parked)
+    }
+
+    /// A row that is due, or was under way, is not looked at until then.
+    pub fn park(&mut self, row: &Due, key: &SessionKey, until: Instant) {
+        let was_there = self.window.remove(row).is_some() | self.under_way.remove(row).is_some();
+        if !was_there {
+            return;
+        }
+        self.changed = true;
+        self.parked.insert(row.clone(), (until, key.clone()));
+        self.parked_until.insert((until, row.clone()));
+    }
+
+    fn unpark(&mut self, row: &Due) -> Option<SessionKey> {
+        let (until, key) = self.parked.remove(row)?;
+        self.parked_until.remove(&(until, row.clone()));
+        Some(key)
+    }
+
+    /// Has what was parked till now looked at again.
+    fn unpark_until(&mut self, now: Instant) {
+        while let Some((until, row)) = self.parked_until.first()
+            && *until <= now
+        {
+            let row = row.clone();
+            if let Some(key) = self.unpark(&row) {
+                self.show(&row, &key);
+                // It is older than what has come meanwhile, which comes first all the same.
+                if self.tried.len() < limits::DUE_HELD_MAX {
+                    self.tried.insert(row);
+                }
+            }
+        }
+    }
+
+    /// What was being carried out and went with a batch that is durable.
+    pub fn take_cancelled(&mut self) -> Vec<Due> {
+        if self.cancelled.is_empty() {
+            return Vec::new();
+        }
+        let durable = self.durable;
+        let gone = self.cancelled.extract_if(.., |(batch, _)| *batch <= durable);
+        gone.map(|(_, row)| row).collect()
+    }
+
+    /// Whether it may be carried out, as far as its own record goes.
+    fn is_ready(&self, row: &Due) -> bool {
+        !row.waits_until_durable()
+            || self.recent.get(row).is_none_or(|(batch, _)| *batch <= self.durable)
     }
 
     /// The store has the changes of the batches up to this one.
@@ -167,13 +300,15 @@ impl DueRows {
         };
         let is_new = |row: &Due| wanted.after.as_ref().is_none_or(|after| row > after);
         self.covered = covered;
+        let is_elsewhere =
+            |row: &Due| self.under_way.contains_key(row) || self.parked.contains_key(row);
         for (row, key) in rows {
-            if !self.recent.contains_key(&row) {
+            if !self.recent.contains_key(&row) && !is_elsewhere(&row) {
                 self.window.insert(row, key);
             }
         }
         let recent = self.recent.iter().filter_map(|(row, (_, key))| Some((row, key.as_ref()?)));
-        let came = recent.filter(|(row, _)| is_new(row) && self.covers(row));
+        let came = recent.filter(|(row, _)| is_new(row) && self.covers(row) && !is_elsewhere(row));
         let came: Vec<_> = came.map(|(row, key)| (row.clone(), key.clone())).collect();
         self.window.extend(came);
     }
@@ -205,7 +340,7 @@ impl DueRows {
     }
 
     pub fn is_any(&self) -> bool {
-        !self.window.is_empty()
+        !self.window.is_empty() || !self.parked.is_empty()
     }
 
     #[cfg(test)]
@@ -218,9 +353,10 @@ impl DueRows {
         if self.is_paused(now) {
             return None;
         }
+        self.unpark_until(now);
         let due = || {
             let due = self.window.iter().take_while(|(row, _)| row.due_ms <= now_ms);
-            due.filter(|(_, key)| !self.is_held(key, now))
+            due.filter(|(row, key)| !self.is_held(key, now) && self.is_ready(row))
         };
         let fresh = due().find(|(row, _)| !self.tried.contains(*row));
         let first = fresh.or_else(|| due().next());
@@ -249,8 +385,10 @@ impl DueRows {
             Covered::UpTo(last) => Some(last.due_ms),
             Covered::Nothing | Covered::All => None,
         };
-        let free = self.window.iter().find(|(_, key)| !self.is_held(key, now));
+        let free =
+            self.window.iter().find(|(row, key)| !self.is_held(key, now) && self.is_ready(row));
         let free = free.map(|(row, _)| row.due_ms);
+        let parked = self.parked_until.first().map(|(until, _)| at(*until));
         let held = self.held.iter().filter(|(_, held)| held.until > now);
         let held = held.filter_map(|(service, held)| {
             let first = self.window.iter().find(|(_, key)| key.service == *service);
@@ -258,7 +396,7 @@ impl DueRows {
             Some(first.max(at(held.until)))
         });
         let beyond = beyond.filter(|_| free.is_none());
-        free.into_iter().chain(held).chain(beyond).min()
+        free.into_iter().chain(held).chain(beyond).chain(parked).min()
     }
 
     /// What is due could not be carried out, for no fault of the handler's: its service waits.
@@ -300,6 +438,12 @@ impl<H, S> Core<H, S> {
     ) {
         for change in changes {
             let (gone, due) = change.due_rows(session_number);
+            if let (Some(gone), Some(due)) = (&gone, &due)
+                && gone == due
+            {
+                self.due.stays(due, key, self.filling.number);
+                continue;
+            }
             if let Some(gone) = gone {
                 self.due.goes(gone, self.filling.number);
             }

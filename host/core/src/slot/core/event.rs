@@ -72,6 +72,8 @@ pub struct Durable<H> {
     pub trim: Option<Position>,
     /// Start a flush.
     pub flush: bool,
+    /// Something may be carried out that had to wait for it.
+    pub due: bool,
 }
 
 /// A flush has ended.

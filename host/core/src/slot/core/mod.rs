@@ -366,6 +366,7 @@ impl<H, S> Core<H, S> {
         match decided {
             Ok(position) => {
                 (self.position, self.durable, self.last_commit) = (position, number, now);
+                let due = self.due.is_durable(number);
                 self.behind.add(position, batch, bytes);
                 Effect::Durable(Durable {
                     batch: number,
@@ -373,6 +374,7 @@ impl<H, S> Core<H, S> {
                     took: now.saturating_duration_since(started),
                     trim: self.goes_on().then(|| self.behind.trim(number)).flatten(),
                     flush: self.flush_is_due(),
+                    due,
                 })
             }
             Err(error) => {

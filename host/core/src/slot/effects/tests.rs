@@ -13,6 +13,8 @@ use crate::{
 };
 use proptest::prelude::*;
 
+mod requests;
+
 fn timer(next_ms: u64, body: usize) -> Timer {
     Timer {
         when: When::Once,
@@ -50,6 +52,7 @@ fn message(to: &SessionKey) -> Outgoing {
         next_ms: 0,
         reason: String::new(),
         sent_by: 1,
+        trace: None,
     }
 }
 
@@ -180,18 +183,18 @@ fn timers_have_limits() {
         committed.change(Name::Timer(n.to_string()), Some(timer)).unwrap();
     }
     let mut changes = EffectChanges::default();
-    let mut timers = Timers { committed: &committed, changes: &mut changes };
+    let mut timers = OwnEffects { committed: &committed, changes: &mut changes };
     timers.schedule("0", timer(2, 0)).unwrap();
     assert!(matches!(timers.schedule("new", timer(2, 0)), Err(StateFault::Limit(_))));
     let mut changes = EffectChanges::default();
-    let mut timers = Timers { committed: &committed, changes: &mut changes };
+    let mut timers = OwnEffects { committed: &committed, changes: &mut changes };
     assert!(timers.cancel("0").unwrap() && !timers.cancel("0").unwrap());
     timers.schedule("new", timer(2, 0)).unwrap();
     let large = timer(2, limits::TIMER_BYTES_MAX);
     assert!(matches!(timers.schedule("new", large), Err(StateFault::Limit(_))));
     let names = |after: Option<&str>| -> Vec<String> {
         let mut changes = EffectChanges::default();
-        let mut timers = Timers { committed: &committed, changes: &mut changes };
+        let mut timers = OwnEffects { committed: &committed, changes: &mut changes };
         timers.cancel("998").unwrap();
         timers.schedule("997", timer(9, 0)).unwrap();
         timers.list(after, 3).into_iter().map(|(name, _)| name).collect()
@@ -199,7 +202,7 @@ fn timers_have_limits() {
     assert_eq!(names(Some("996")), ["997", "999"]);
     let mut changes = EffectChanges::default();
     let committed = Effects::default();
-    let mut timers = Timers { committed: &committed, changes: &mut changes };
+    let mut timers = OwnEffects { committed: &committed, changes: &mut changes };
     for _ in 0..limits::TIMER_CHANGES_MAX {
         timers.schedule("same", timer(2, 0)).unwrap();
     }

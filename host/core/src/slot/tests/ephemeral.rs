@@ -72,8 +72,13 @@ async fn ephemeral_events_leave_the_mailbox_to_messages() {
     let mut waiting = Vec::new();
     for _ in 0..16 {
         let (reply, answer) = oneshot::channel();
-        let message =
-            Incoming { id: None, sender: None, content_type: "t".into(), body: "m".into() };
+        let message = Incoming {
+            id: None,
+            sender: None,
+            content_type: "t".into(),
+            body: "m".into(),
+            trace: None,
+        };
         sent += usize::from(queued(Message { key: key(), message }.mail(reply)));
         waiting.push(answer);
     }

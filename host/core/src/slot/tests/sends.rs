@@ -180,6 +180,7 @@ impl Slots {
                 sender: None,
                 content_type: "text/plain".into(),
                 body: Bytes::copy_from_slice(body),
+                trace: None,
             };
             match self.ask(key.slot(SLOTS), Message { key: key.clone(), message }).await {
                 Ok(sent) => return sent,
@@ -382,6 +383,7 @@ fn piece(round: (u64, u64), index: u64, to: &str, body: &[u8]) -> Deliver {
         next_ms: 0,
         reason: String::new(),
         sent_by: 1,
+        trace: None,
     };
     let message = Delivery {
         number: number((1, index)),
@@ -492,6 +494,7 @@ async fn sends_have_rules_and_limits() {
             sender: None,
             content_type: "text/plain".into(),
             body: Bytes::copy_from_slice(body),
+            trace: None,
         };
         slots.ask(other.slot(SLOTS), Message { key: other.clone(), message }).await
     };

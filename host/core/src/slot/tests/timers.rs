@@ -26,7 +26,7 @@ impl Fixture {
     }
 
     /// Wakes the slot as it is now for what is due, as its node does.
-    fn wake(&mut self) {
+    pub(super) fn wake(&mut self) {
         let (slot, context) = (self.slot.clone(), Arc::downgrade(&self.context));
         tokio::spawn(async move {
             while let Some(context) = context.upgrade()
@@ -41,19 +41,19 @@ impl Fixture {
         });
     }
 
-    fn again(&mut self) {
+    pub(super) fn again(&mut self) {
         self.slot = SlotHandle::spawn(SLOT, self.task_lock.clone(), self.context.clone());
         self.wake();
     }
 
-    async fn stop(&self) {
+    pub(super) async fn stop(&self) {
         let (reply, stopped) = oneshot::channel();
         assert!(self.slot.try_order(Order::Stop { release: false, loaded: None, reply }));
         stopped.await.unwrap().unwrap();
         drop(self.task_lock.lock().await);
     }
 
-    fn say(&self, body: &[u8]) -> oneshot::Receiver<Result<Sent, Error>> {
+    pub(super) fn say(&self, body: &[u8]) -> oneshot::Receiver<Result<Sent, Error>> {
         let (mail, answer) = message_under(None, &key(), body.to_vec());
         assert!(matches!(self.slot.mailbox().try_mail(mail, || {}), Ok(Ok(()))));
         answer
@@ -66,7 +66,7 @@ impl Fixture {
     }
 
     /// The session's messages from `after` on, once there are so many.
-    async fn entries(&self, after: u64, count: usize) -> Vec<Arc<Entry>> {
+    pub(super) async fn entries(&self, after: u64, count: usize) -> Vec<Arc<Entry>> {
         let until = Instant::now() + TEST_TIMEOUT;
         loop {
             let (reply, answer) = oneshot::channel();
@@ -85,8 +85,22 @@ impl Fixture {
         }
     }
 
+    /// Has the slot carry out what is due, and waits until it has looked for that.
+    pub(super) async fn look_for_due(&self) {
+        assert!(self.slot.try_order(Order::Due));
+        // One that there is not waits for nothing to be durable. The order comes before the first one; what is due is
+        // carried out before the second.
+        let key = SessionKey::parse("s", "none").unwrap();
+        for _ in 0..2 {
+            let (reply, answer) = oneshot::channel();
+            let mail = Describe { key: key.clone(), consistency: Consistency::Local }.mail(reply);
+            assert!(matches!(self.slot.mailbox().try_queue(mail), Ok(Ok(()))));
+            assert!(answer.await.unwrap().is_err());
+        }
+    }
+
     /// Has the store get all that is durable.
-    async fn flush(&self) {
+    pub(super) async fn flush(&self) {
         let until = Instant::now() + TEST_TIMEOUT;
         let at = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
@@ -101,7 +115,7 @@ impl Fixture {
     }
 
     /// Rows of what is due that the store has.
-    fn due_rows(&self) -> usize {
+    pub(super) fn due_rows(&self) -> usize {
         self.data.state().scan(SLOT, rows::DUE, b"", None, 100, 1 << 20).unwrap().len()
     }
 }

@@ -321,6 +321,7 @@ fn entry(seq: u64, body: &[u8]) -> Entry {
             body: Bytes::from_static(b"event"),
         }],
         origin: None,
+        caused: Vec::new(),
     }
 }
 

@@ -9,7 +9,8 @@ pub(super) fn metrics_md() -> String {
          <!-- Made from host/core/src/telemetry/metrics.rs. To renew: SLOTD_UPDATE_DOCS=1 cargo test -p slotd-core --lib docs -->\n\n\
          The admin listener answers `GET /metrics` in Prometheus' text format. Metrics belong to \
          the process\nand start at zero with it. Histograms have fixed buckets: times from 1 µs to \
-         10 s, bytes from 64 to\n16 MiB, counts from 1 to 4096.\n\n\
+         10 s, bytes from 64 to\n16 MiB, counts from 1 to 4096; of requests that sessions make, \
+         times from 1 ms to 10 min.\n\n\
          | metric | kind | labels | meaning |\n|---|---|---|---|\n",
     );
     let mut seen: Vec<&str> = Vec::new();

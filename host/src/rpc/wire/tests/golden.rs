@@ -87,8 +87,13 @@ pub(super) fn delivered() -> Delivered {
 
 fn requests() -> Vec<Request> {
     let (text, body) = (|| "t/x".to_owned(), || Bytes::from_static(b"body"));
-    let incoming =
-        |id, sender| Incoming { id, sender, content_type: "t/x".to_owned(), body: body() };
+    let incoming = |id, sender| Incoming {
+        id,
+        sender,
+        content_type: "t/x".to_owned(),
+        body: body(),
+        trace: None,
+    };
     let action = Action::Set(Entered {
         changes: vec![("k".into(), Some("v".into())), ("gone".into(), None)],
         note: "note".into(),
@@ -190,6 +195,7 @@ fn info() -> SessionInfo {
         pinned: Some(PinInfo { against: "2+cd".into(), reason: "no".into() }),
         incarnation: incarnation(),
         made_again: true,
+        closed: false,
     }
 }
 
@@ -235,6 +241,7 @@ fn responses() -> Vec<Result<Response, Error>> {
         deployment: 2,
         events: published().events.to_vec(),
         origin: None,
+        caused: Vec::new(),
     };
     let history = History {
         slot: 3,

@@ -67,7 +67,9 @@ impl Abi {
             TypeDefKind::Variant(variant) => {
                 let types: Vec<_> = variant.cases.iter().map(|case| case.ty.as_ref()).collect();
                 let offset = at(&types);
-                variant.cases.iter().map(|case| (case.name.clone(), offset)).collect()
+                // Those that have something.
+                let cases = variant.cases.iter().filter(|case| case.ty.is_some());
+                cases.map(|case| (case.name.clone(), offset)).collect()
             }
             kind => panic!("unexpected {kind:?}"),
         }
@@ -82,6 +84,20 @@ impl Abi {
             lines.push(format!("SIZE({name}, {});", self.sizes.size(ty).size_wasm32()));
         }
         lines
+    }
+
+    /// The lines of what a function takes, where that is too much for parameters.
+    fn params_layout(&self, name: &str, function: &wit_parser::Function) -> Vec<String> {
+        let params = self.sizes.field_offsets(function.params.iter().map(|param| &param.ty));
+        let names = function.params.iter().map(|param| param.name.replace('-', "_"));
+        let offsets = params.into_iter().map(|(offset, _)| offset.size_wasm32());
+        names.zip(offsets).map(|(field, at)| format!("LAYOUT({name}, {field}, {at});")).collect()
+    }
+
+    fn function(&self, interface: &str, function: &str) -> &wit_parser::Function {
+        let mut interfaces = self.resolve.interfaces.iter();
+        let found = interfaces.find(|(_, it)| it.name.as_deref() == Some(interface));
+        &found.unwrap().1.functions[function]
     }
 
     /// The type of a record's field, or of a variant's case.
@@ -133,11 +149,7 @@ impl Abi {
 
     fn result_of(&self, interface: Option<&str>, function: &str) -> Type {
         let found = match interface {
-            Some(name) => {
-                let mut interfaces = self.resolve.interfaces.iter();
-                let (_, it) = interfaces.find(|(_, it)| it.name.as_deref() == Some(name)).unwrap();
-                &it.functions[function]
-            }
+            Some(name) => self.function(name, function),
             None => {
                 let (_, world) = self.resolve.worlds.iter().next().unwrap();
                 match &world.exports[&WorldKey::Name(function.to_owned())] {
@@ -155,7 +167,8 @@ impl Abi {
 fn core_function(name: &str, declaration: &str) -> String {
     let (before, rest) = declaration.split_once('(').unwrap();
     let (params, _) = rest.split_once(')').unwrap();
-    let types = params.split(',').map(|param| match param.trim().starts_with("uint64_t ") {
+    let params = params.split(',').map(str::trim).filter(|param| *param != "void");
+    let types = params.map(|param| match param.starts_with("uint64_t ") {
         true => "i64",
         false => "i32",
     });
@@ -187,6 +200,14 @@ fn the_bindings_are_the_wits() -> anyhow::Result<()> {
     let arrived = abi.result_of(Some("sends"), "current");
     let arrival = some(&arrived);
     let (delivery, answer) = (abi.part(&arrival, "message"), abi.part(&arrival, "answer"));
+    let request = abi.function("http", "request");
+    let details = request.params[1].ty;
+    let options = abi.part(&details, "options");
+    let stream = abi.part(&options, "stream");
+    let http_answered = abi.result_of(Some("http"), "current");
+    let http_answer = some(&http_answered);
+    let outcome = abi.part(&http_answer, "outcome");
+    let (response, failure) = (abi.part(&outcome, "response"), abi.part(&outcome, "failure"));
     let expected = [
         abi.layout("abi_option_list", &abi.result_of(Some("state"), "get"), true),
         abi.layout("abi_pair", &pairs, true),
@@ -207,6 +228,22 @@ fn the_bindings_are_the_wits() -> anyhow::Result<()> {
         abi.layout("abi_answer", &answer, true),
         abi.layout("abi_arrival", &arrival, true),
         abi.layout("abi_option_arrival", &arrived, true),
+        abi.layout("abi_option_u32", &abi.part(&options, "timeout-ms"), true),
+        abi.layout("abi_option_u8", &abi.part(&options, "redirects"), true),
+        abi.layout("abi_form", &abi.part(&some(&stream), "form"), true),
+        abi.layout("abi_streaming", &some(&stream), true),
+        abi.layout("abi_option_streaming", &stream, true),
+        abi.layout("abi_options", &options, true),
+        abi.layout("abi_details", &details, true),
+        abi.params_layout("abi_request", request),
+        abi.layout("abi_requested", &abi.result_of(Some("http"), "request"), true),
+        abi.layout("abi_response", &response, true),
+        abi.layout("abi_option_response", &abi.part(&failure, "response"), true),
+        abi.layout("abi_failure", &failure, true),
+        abi.layout("abi_outcome", &outcome, true),
+        abi.layout("abi_http_answer", &http_answer, true),
+        abi.layout("abi_option_http_answer", &http_answered, true),
+        abi.layout("abi_option_presence", &abi.result_of(Some("session"), "current"), true),
     ]
     .concat()
     .join("\n");
@@ -259,6 +296,8 @@ fn a_new_plugin_passes_its_tests_and_builds() -> anyhow::Result<()> {
     let imports: Vec<_> = imports.map(|(import, _)| resolve.name_world_key(import)).collect();
     let is_slotds = |import: &String| import.starts_with("slotd:slot/");
     assert!(!imports.is_empty() && imports.iter().all(is_slotds), "{imports:?}");
+    // It makes no requests, so it runs where there are none.
+    assert!(!imports.iter().any(|import| import.contains("/http@")), "{imports:?}");
 
     // A failing test must fail the run, and so must a missing one.
     let tests = dir.join("tests/handler_test.c");
@@ -270,7 +309,7 @@ fn a_new_plugin_passes_its_tests_and_builds() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The compiler's guard against a query that writes, sends or sets a timer; without it, only a trap would show it.
+/// The compiler's guard against a query that writes, sends, asks or sets a timer; without it, only a trap would show it.
 #[test]
 fn a_query_that_writes_does_not_compile() -> anyhow::Result<()> {
     if let Err(lack) = Toolchain::find() {
@@ -282,6 +321,9 @@ fn a_query_that_writes_does_not_compile() -> anyhow::Result<()> {
         "slotd_timer_after(cx, \"close\", 1000, slotd_null());",
         "slotd_timer_cancel(cx, \"close\");",
         "slotd_send_to(cx, \"stock/widget\", slotd_null());",
+        "slotd_request_send(cx, \"pay\", slotd_request_to(\"GET\", \"https://a\"));",
+        "slotd_close(cx);",
+        "slotd_watch_subscribers(cx, true);",
     ] {
         does_not_compile_in_a_query(does)?;
     }

@@ -1,6 +1,11 @@
 //! What is due first, against a plain map.
 
-use crate::{effects::rows::Due, limits, names::SessionKey, slot::core::DueRows};
+use crate::{
+    effects::rows::{Due, Name},
+    limits,
+    names::SessionKey,
+    slot::core::DueRows,
+};
 use proptest::prelude::*;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,6 +22,14 @@ enum Step {
     Look,
     /// What is due first can't be carried out.
     Hold,
+    /// What is due first is carried out elsewhere.
+    Begin,
+    /// That has ended, and what it was for is still there.
+    End(usize),
+    /// What is due first is looked at again later.
+    Park,
+    /// All that came is durable.
+    Durable,
     /// The store can't be read.
     Pause,
     Later,
@@ -29,6 +42,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Stored),
         3 => Just(Step::Look),
         1 => Just(Step::Hold),
+        3 => Just(Step::Begin),
+        1 => any::<usize>().prop_map(Step::End),
+        1 => Just(Step::Park),
+        2 => Just(Step::Durable),
         1 => Just(Step::Pause),
         1 => Just(Step::Later),
     ]
@@ -54,8 +71,14 @@ proptest! {
         let keys = ["s", "t"].map(|service| SessionKey::parse(service, "x").unwrap());
         // One of them has most.
         let key = |n: u64| keys[usize::from(n.is_multiple_of(16))].clone();
-        let row = |n: u64| Due { due_ms: n % 500, session_number: n, row: "r".into() };
+        let request = Name::Request("r".into()).row();
+        let row = |n: u64| {
+            let row = if n.is_multiple_of(3) { request.clone() } else { "r".into() };
+            Due { due_ms: n % 500, session_number: n, row }
+        };
         let (mut rows, mut now) = (DueRows::new(), Instant::now());
+        let (mut elsewhere, mut parked) = (BTreeSet::new(), BTreeMap::<Due, Instant>::new());
+        let mut fresh = BTreeSet::new();
         let filled = (0..filled as u64).map(|n| (row(n + 10_000), key(n)));
         let mut store: BTreeMap<_, _> = filled.collect();
         let (mut all, mut batch) = (store.clone(), 1);
@@ -64,8 +87,44 @@ proptest! {
             batch += 1;
             match step {
                 Step::Comes(n) => {
-                    rows.comes(row(n), &key(n), batch);
-                    all.insert(row(n), key(n));
+                    if all.insert(row(n), key(n)).is_some() {
+                        rows.stays(&row(n), &key(n), batch);
+                    } else {
+                        rows.comes(row(n), &key(n), batch);
+                    }
+                    if row(n).waits_until_durable() {
+                        fresh.insert(row(n));
+                    }
+                }
+                Step::Begin => {
+                    look(&mut rows, &store, now);
+                    if let Some((row, key)) = rows.first(u64::MAX, now) {
+                        rows.begins(&row, &key);
+                        tried.remove(&row);
+                        elsewhere.insert(row);
+                    }
+                }
+                Step::End(which) if !elsewhere.is_empty() => {
+                    let row = elsewhere.iter().nth(which % elsewhere.len()).unwrap().clone();
+                    rows.ended(&row);
+                    elsewhere.remove(&row);
+                }
+                Step::End(_) => {}
+                Step::Park => {
+                    look(&mut rows, &store, now);
+                    if let Some((row, key)) = rows.first(u64::MAX, now) {
+                        let until = now + limits::EFFECT_HOLD_MAX;
+                        rows.park(&row, &key, until);
+                        tried.remove(&row);
+                        parked.insert(row, until);
+                    }
+                }
+                Step::Durable => {
+                    rows.is_durable(batch);
+                    fresh.clear();
+                    for gone in rows.take_cancelled() {
+                        prop_assert!(!elsewhere.contains(&gone));
+                    }
                 }
                 Step::Goes(which) if !all.is_empty() => {
                     // What goes is among the first as a rule.
@@ -73,9 +132,15 @@ proptest! {
                     rows.goes(gone.clone(), batch);
                     all.remove(&gone);
                     tried.remove(&gone);
+                    fresh.remove(&gone);
+                    parked.remove(&gone);
+                    elsewhere.remove(&gone);
                 }
                 Step::Goes(_) => {}
                 Step::Stored => {
+                    // What is stored is durable.
+                    rows.is_durable(batch);
+                    fresh.clear();
                     store = all.clone();
                     rows.stored(batch);
                 }
@@ -95,17 +160,22 @@ proptest! {
                 Step::Later => {
                     now += 2 * limits::EFFECT_HOLD_MAX;
                     held.clear();
+                    tried.extend(std::mem::take(&mut parked).into_keys());
                     paused = false;
                 }
             }
             // Whatever is due is looked at some time.
             let next = rows.next_ms(0, now);
-            prop_assert!(next.is_some() || all.is_empty());
+            let waits = |row: &Due| elsewhere.contains(row) || fresh.contains(row);
+            prop_assert!(next.is_some() || all.keys().all(waits));
             if paused {
                 prop_assert_eq!(rows.first(u64::MAX, now), None);
             } else if rows.wants(u64::MAX, now).is_none() {
                 // Of a service that is not held; after all else what was tried in vain.
-                let free = || all.iter().filter(|(_, key)| !held.contains(&key.service));
+                let is_free = |row: &Due| !waits(row) && !parked.contains_key(row);
+                let free = || {
+                    all.iter().filter(|(row, key)| is_free(row) && !held.contains(&key.service))
+                };
                 let first = rows.first(u64::MAX, now);
                 prop_assert_eq!(first.is_some(), free().next().is_some());
                 if let Some((first, _)) = &first {

@@ -354,6 +354,7 @@ impl Model {
             deployment: 1,
             events: Vec::new(),
             origin: None,
+            caused: Vec::new(),
         };
         let head = Head { session_number: number, seq, ..Head::default() };
         let (key, entry) = (key(session), Arc::new(entry));
