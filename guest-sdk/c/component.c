@@ -130,6 +130,92 @@ typedef struct abi_option_arrival {
     abi_arrival value;
 } abi_option_arrival;
 
+typedef struct abi_option_u32 {
+    uint8_t some;
+    uint32_t value;
+} abi_option_u32;
+
+typedef struct abi_option_u8 {
+    uint8_t some, value;
+} abi_option_u8;
+
+typedef struct abi_form {
+    uint8_t form;
+    abi_list joined;
+} abi_form;
+
+typedef struct abi_streaming {
+    abi_list kind;
+    abi_form form;
+} abi_streaming;
+
+typedef struct abi_option_streaming {
+    uint8_t some;
+    abi_streaming value;
+} abi_option_streaming;
+
+typedef struct abi_options {
+    abi_option_u32 timeout_ms, deadline_ms, attempts;
+    abi_option_u8 redirects;
+    abi_option_u32 answer_bytes;
+    abi_list keep_headers;
+    abi_option_streaming stream;
+} abi_options;
+
+typedef struct abi_details {
+    abi_list method, url, headers, body;
+    abi_options options;
+} abi_details;
+
+/* What `request` takes: too much for parameters. */
+typedef struct abi_request {
+    abi_list id;
+    abi_details details;
+} abi_request;
+
+typedef struct abi_requested {
+    uint8_t error;
+    abi_list message;
+} abi_requested;
+
+typedef struct abi_response {
+    uint16_t status;
+    abi_list headers;
+} abi_response;
+
+typedef struct abi_option_response {
+    uint8_t some;
+    abi_response value;
+} abi_option_response;
+
+typedef struct abi_failure {
+    abi_list code, reason;
+    abi_option_response response;
+} abi_failure;
+
+typedef struct abi_outcome {
+    uint8_t is_failure;
+    union {
+        abi_response response;
+        abi_failure failure;
+    };
+} abi_outcome;
+
+typedef struct abi_http_answer {
+    abi_list id;
+    abi_outcome outcome;
+    uint32_t attempts, attempt;
+} abi_http_answer;
+
+typedef struct abi_option_http_answer {
+    uint8_t some;
+    abi_http_answer value;
+} abi_option_http_answer;
+
+typedef struct abi_option_presence {
+    uint8_t some, value;
+} abi_option_presence;
+
 #define LAYOUT(type, member, at) _Static_assert(offsetof(type, member) == at, #type "." #member)
 #define SIZE(type, size) _Static_assert(sizeof(type) == size, #type)
 /* What a test of slotd works out from wit/slot.wit. */
@@ -189,6 +275,56 @@ LAYOUT(abi_arrival, answer, 4);
 SIZE(abi_arrival, 56);
 LAYOUT(abi_option_arrival, value, 4);
 SIZE(abi_option_arrival, 60);
+LAYOUT(abi_option_u32, value, 4);
+SIZE(abi_option_u32, 8);
+LAYOUT(abi_option_u8, value, 1);
+SIZE(abi_option_u8, 2);
+LAYOUT(abi_form, joined, 4);
+SIZE(abi_form, 12);
+LAYOUT(abi_streaming, kind, 0);
+LAYOUT(abi_streaming, form, 8);
+SIZE(abi_streaming, 20);
+LAYOUT(abi_option_streaming, value, 4);
+SIZE(abi_option_streaming, 24);
+LAYOUT(abi_options, timeout_ms, 0);
+LAYOUT(abi_options, deadline_ms, 8);
+LAYOUT(abi_options, attempts, 16);
+LAYOUT(abi_options, redirects, 24);
+LAYOUT(abi_options, answer_bytes, 28);
+LAYOUT(abi_options, keep_headers, 36);
+LAYOUT(abi_options, stream, 44);
+SIZE(abi_options, 68);
+LAYOUT(abi_details, method, 0);
+LAYOUT(abi_details, url, 8);
+LAYOUT(abi_details, headers, 16);
+LAYOUT(abi_details, body, 24);
+LAYOUT(abi_details, options, 32);
+SIZE(abi_details, 100);
+LAYOUT(abi_request, id, 0);
+LAYOUT(abi_request, details, 8);
+LAYOUT(abi_requested, message, 4);
+SIZE(abi_requested, 12);
+LAYOUT(abi_response, status, 0);
+LAYOUT(abi_response, headers, 4);
+SIZE(abi_response, 12);
+LAYOUT(abi_option_response, value, 4);
+SIZE(abi_option_response, 16);
+LAYOUT(abi_failure, code, 0);
+LAYOUT(abi_failure, reason, 8);
+LAYOUT(abi_failure, response, 16);
+SIZE(abi_failure, 32);
+LAYOUT(abi_outcome, response, 4);
+LAYOUT(abi_outcome, failure, 4);
+SIZE(abi_outcome, 36);
+LAYOUT(abi_http_answer, id, 0);
+LAYOUT(abi_http_answer, outcome, 8);
+LAYOUT(abi_http_answer, attempts, 44);
+LAYOUT(abi_http_answer, attempt, 48);
+SIZE(abi_http_answer, 52);
+LAYOUT(abi_option_http_answer, value, 4);
+SIZE(abi_option_http_answer, 56);
+LAYOUT(abi_option_presence, value, 1);
+SIZE(abi_option_presence, 2);
 /* layout: end */
 
 static abi_list lower(slotd_str text) { return (abi_list){text.data, text.size}; }
@@ -236,6 +372,13 @@ void abi_send(const char *service, size_t service_size, const char *session, siz
               size_t body_size, int32_t is_reply_as, const char *reply_as, size_t reply_as_size,
               abi_sent *sent);
 IMPORT("sends", "current") void abi_arrived(abi_option_arrival *arrival);
+IMPORT("http", "request") void abi_ask(const abi_request *request, abi_requested *requested);
+IMPORT("http", "cancel") int32_t abi_cancel_request(const char *id, size_t id_size);
+IMPORT("http", "open") void abi_open_requests(abi_list *ids);
+IMPORT("http", "current") void abi_http_answered(abi_option_http_answer *answer);
+IMPORT("session", "close") void abi_close(void);
+IMPORT("session", "watch-subscribers") void abi_watch_subscribers(int32_t wanted);
+IMPORT("session", "current") void abi_presence(abi_option_presence *presence);
 IMPORT("log", "write") void abi_log(int32_t level, const char *line, size_t size);
 
 slotd_str slotd_host_get(slotd_str key) {
@@ -359,6 +502,89 @@ slotd_arrival slotd_host_arrival(void) {
         arrival.retriable = answer.refusal.value.retriable;
     }
     return arrival;
+}
+
+static abi_option_u32 lower_u32(int64_t number) {
+    uint32_t value = number > UINT32_MAX ? UINT32_MAX : (uint32_t)number;
+    return number < 0 ? (abi_option_u32){0, 0} : (abi_option_u32){1, value};
+}
+
+_Static_assert(sizeof(slotd_str) == sizeof(abi_list), "a list of texts is taken as it is");
+
+slotd_str slotd_host_request(slotd_str id, const slotd_request *request) {
+    abi_option_u32 redirects = lower_u32(request->redirects);
+    abi_request asked = {
+        .id = lower(id),
+        .details = {
+            .method = lower(request->method),
+            .url = lower(request->url),
+            .headers = {request->headers, request->header_count},
+            .body = lower(request->body),
+            .options = {
+                .timeout_ms = lower_u32(request->timeout_ms),
+                .deadline_ms = lower_u32(request->deadline_ms),
+                .attempts = lower_u32(request->attempts),
+                .redirects = {redirects.some,
+                              redirects.value > UINT8_MAX ? UINT8_MAX : (uint8_t)redirects.value},
+                .answer_bytes = lower_u32(request->answer_bytes),
+                .keep_headers = {request->kept, request->kept_count},
+            },
+        },
+    };
+    if (request->form != SLOTD_SHOW_NOTHING) {
+        bool is_joined = request->form == SLOTD_SHOW_JOINED;
+        abi_list path = is_joined ? lower(request->path) : (abi_list){NULL, 0};
+        asked.details.options.stream = (abi_option_streaming){
+            1, {lower(request->kind), {(uint8_t)request->form, path}}};
+    }
+    abi_requested requested;
+    abi_ask(&asked, &requested);
+    return requested.error ? lift(requested.message) : (slotd_str){NULL, 0};
+}
+
+bool slotd_host_cancel_request(slotd_str id) { return abi_cancel_request(id.data, id.size) != 0; }
+
+slotd_str *slotd_host_open_requests(size_t *count) {
+    abi_list ids;
+    abi_open_requests(&ids);
+    *count = ids.size;
+    return (slotd_str *)ids.data;
+}
+
+static void lift_response(slotd_http_answer *answer, abi_response response) {
+    answer->status = response.status;
+    answer->headers = response.headers.data;
+    answer->header_count = response.headers.size;
+}
+
+slotd_http_answer slotd_host_http_answer(void) {
+    abi_option_http_answer given;
+    abi_http_answered(&given);
+    if (!given.some) return (slotd_http_answer){0};
+    const abi_outcome *outcome = &given.value.outcome;
+    slotd_http_answer answer = {.id = lift(given.value.id),
+                                .failed = outcome->is_failure,
+                                .attempts = given.value.attempts,
+                                .attempt = given.value.attempt};
+    if (!answer.failed) {
+        lift_response(&answer, outcome->response);
+        return answer;
+    }
+    answer.code = lift(outcome->failure.code);
+    answer.reason = lift(outcome->failure.reason);
+    if (outcome->failure.response.some) lift_response(&answer, outcome->failure.response.value);
+    return answer;
+}
+
+void slotd_host_close(void) { abi_close(); }
+
+void slotd_host_watch_subscribers(bool wanted) { abi_watch_subscribers(wanted); }
+
+slotd_presence slotd_host_presence(void) {
+    abi_option_presence presence;
+    abi_presence(&presence);
+    if (!presence.some) return SLOTD_NO_PRESENCE;
+    return presence.value ? SLOTD_ABSENT : SLOTD_PRESENT;
 }
 
 void slotd_host_log(slotd_level level, slotd_str line) {

@@ -76,6 +76,14 @@ slotd_firing slotd_host_firing(void);
 slotd_str slotd_host_send(slotd_address to, slotd_str content_type, slotd_str body,
                           slotd_str reply_as);
 slotd_arrival slotd_host_arrival(void);
+/* Gives what is wrong with the options; without data: nothing, and it will be made. */
+slotd_str slotd_host_request(slotd_str id, const slotd_request *request);
+bool slotd_host_cancel_request(slotd_str id);
+slotd_str *slotd_host_open_requests(size_t *count);
+slotd_http_answer slotd_host_http_answer(void);
+void slotd_host_close(void);
+void slotd_host_watch_subscribers(bool wanted);
+slotd_presence slotd_host_presence(void);
 void slotd_host_log(slotd_level level, slotd_str line);
 /* Ends the lines that were printed without an end. */
 void slotd_end_lines(void);

@@ -163,6 +163,12 @@ slotd_str slotd_copy(slotd_str text) {
     return (slotd_str){copy, text.size};
 }
 
+slotd_str slotd_utf8(slotd_str bytes) {
+    slotd_str copy = slotd_copy(bytes);
+    slotd_make_utf8((char *)copy.data, copy.size);
+    return copy;
+}
+
 slotd_mark slotd_mark_here(void) {
     struct slotd_chunk *chunk = slotd_call_arena.chunk;
     return (slotd_mark){chunk, chunk ? chunk->used : 0};
@@ -470,12 +476,37 @@ static slotd_result run_answer(slotd_cx *cx, const slotd_arrival *answer, slotd_
     return finish(is_whole ? own->answer(cx, answer, reply) : call.refusal, "answer");
 }
 
+/* What a handler does not say stands here; what it says goes before it. */
+__attribute__((weak)) const slotd_http_handler slotd_this_http_handler = {NULL, NULL};
+__attribute__((weak)) const slotd_presence_handler slotd_this_presence_handler = {NULL, NULL};
+
+static slotd_result run_http_answer(slotd_cx *cx, slotd_str body) {
+    const slotd_http_handler *own = &slotd_this_http_handler;
+    if (!own->handle)
+        return finish(slotd_reject("no-requests", "this plugin takes no answers of requests"),
+                      "handle");
+    slotd_http_answer answer = own->answered(cx);
+    return finish(own->handle(cx, &answer, body), "SLOTD_HTTP_ANSWERS");
+}
+
 slotd_result slotd_run_handle(slotd_cx *cx, slotd_str body) {
     begin(SLOTD_HANDLE, cx, cx->session);
     const slotd_handler *own = &slotd_this_handler;
+    if (cx->origin == SLOTD_HTTP && (slotd_this_http_handler.handle || !own->handle_bytes))
+        return run_http_answer(cx, body);
+    if (cx->origin == SLOTD_SESSION && slotd_this_presence_handler.handle) {
+        slotd_presence presence = slotd_this_presence_handler.told(cx);
+        if (presence != SLOTD_NO_PRESENCE)
+            return finish(slotd_this_presence_handler.handle(cx, presence == SLOTD_PRESENT),
+                          "SLOTD_PRESENCE");
+    }
     if (cx->origin == SLOTD_SESSION && (own->answer || !own->handle_bytes)) {
         slotd_arrival arrival = slotd_host_arrival();
         if (arrival.kind == SLOTD_ANSWER) return run_answer(cx, &arrival, body);
+        /* What is of a session and has not arrived is of its subscribers. */
+        if (arrival.kind == SLOTD_NO_ARRIVAL && !own->handle_bytes)
+            return finish(slotd_reject("no-presence", "this plugin is not told of subscribers"),
+                          "handle");
     }
     if (own->handle_bytes) return finish(own->handle_bytes(cx, body), "handle_bytes");
     if (!own->handle) misused("SLOTD_HANDLER has neither a .handle nor a .handle_bytes");
@@ -881,4 +912,149 @@ void slotd_send_for_reply(slotd_cx *cx, slotd_str to, slotd_str reply_as, const 
 slotd_arrival slotd_arrived(const slotd_cx *cx) {
     if (cx->origin != SLOTD_SESSION || is_refused()) return (slotd_arrival){0};
     return slotd_host_arrival();
+}
+
+/* ---- requests over HTTP ---------------------------------------------------------------------- */
+
+slotd_request *slotd_request_to(slotd_str method, slotd_str url) {
+    slotd_request *request = slotd_alloc(sizeof *request);
+    *request = (slotd_request){
+        .method = slotd_copy(method),
+        .url = slotd_copy(url),
+        .timeout_ms = -1,
+        .deadline_ms = -1,
+        .attempts = -1,
+        .redirects = -1,
+        .answer_bytes = -1,
+        .form = SLOTD_SHOW_NOTHING,
+    };
+    return request;
+}
+
+/* Room for one more: doubles at each power of two. */
+static void *one_more(void *items, size_t count, size_t size) {
+    if (count & (count - 1)) return items;
+    return slotd_arena_grow(&slotd_call_arena, items, count * size, (count ? count * 2 : 1) * size,
+                            _Alignof(max_align_t));
+}
+
+void slotd_request_header(slotd_request *request, slotd_str name, slotd_str value) {
+    request->headers = one_more(request->headers, request->header_count, sizeof(slotd_pair));
+    request->headers[request->header_count++] = (slotd_pair){slotd_copy(name), slotd_copy(value)};
+}
+
+void slotd_request_body(slotd_request *request, slotd_str content_type, slotd_str body) {
+    slotd_request_header(request, slotd_str_of("content-type"), content_type);
+    request->body = slotd_copy(body);
+}
+
+void slotd_request_json(slotd_request *request, const slotd_json *body) {
+    slotd_request_body(request, slotd_str_of("application/json"), slotd_write(body));
+}
+
+void slotd_request_keep(slotd_request *request, slotd_str header) {
+    request->kept = one_more(request->kept, request->kept_count, sizeof(slotd_str));
+    request->kept[request->kept_count++] = slotd_copy(header);
+}
+
+static void show(slotd_request *request, slotd_form form, slotd_str kind, slotd_str path) {
+    request->form = form;
+    request->kind = slotd_copy(kind);
+    request->path = slotd_copy(path);
+}
+
+void slotd_request_show(slotd_request *request, slotd_str kind) {
+    show(request, SLOTD_SHOW_TEXT, kind, (slotd_str){NULL, 0});
+}
+
+void slotd_request_show_data(slotd_request *request, slotd_str kind) {
+    show(request, SLOTD_SHOW_DATA, kind, (slotd_str){NULL, 0});
+}
+
+void slotd_request_show_joined(slotd_request *request, slotd_str kind, slotd_str path) {
+    show(request, SLOTD_SHOW_JOINED, kind, path);
+}
+
+const char *slotd_secret(slotd_str name) {
+    return slotd_format("{{secret:%.*s}}", SLOTD_ARG(name));
+}
+
+void slotd_request_try(slotd_cx *cx, slotd_str id, const slotd_request *request,
+                       const char **why) {
+    (void)cx;
+    want_utf8(id, "the id of a request");
+    want_utf8(request->method, "the method of a request");
+    want_utf8(request->url, "the URL of a request");
+    for (size_t i = 0; i < request->header_count; i++) {
+        want_utf8(request->headers[i].key, "the name of a header");
+        want_utf8(request->headers[i].value, "the value of a header");
+    }
+    for (size_t i = 0; i < request->kept_count; i++)
+        want_utf8(request->kept[i], "the name of a header");
+    want_utf8(request->kind, "an event's kind");
+    want_utf8(request->path, "a path into JSON");
+    if ((unsigned)request->form > SLOTD_SHOW_NOTHING) misused("a form that there is not");
+    if (why) *why = NULL;
+    if (is_refused()) return;
+    slotd_str problem = slotd_host_request(id, request);
+    if (!problem.data) return;
+    if (why)
+        *why = problem.data;
+    else
+        refuse("bad-request", "%.*s", SLOTD_ARG(problem));
+}
+
+void slotd_request_send(slotd_cx *cx, slotd_str id, const slotd_request *request) {
+    slotd_request_try(cx, id, request, NULL);
+}
+
+bool slotd_request_cancel(slotd_cx *cx, slotd_str id) {
+    (void)cx;
+    want_utf8(id, "the id of a request");
+    return !is_refused() && slotd_host_cancel_request(id);
+}
+
+const slotd_str *slotd_request_open(const slotd_cx *cx, size_t *count) {
+    (void)cx;
+    *count = 0;
+    return is_refused() ? NULL : slotd_host_open_requests(count);
+}
+
+slotd_http_answer slotd_http_answered(const slotd_cx *cx) {
+    if (cx->origin != SLOTD_HTTP || is_refused()) return (slotd_http_answer){0};
+    return slotd_host_http_answer();
+}
+
+bool slotd_http_success(const slotd_http_answer *answer) {
+    return !answer->failed && answer->status >= 200 && answer->status < 300;
+}
+
+static char lower_case(char c) { return c >= 'A' && c <= 'Z' ? (char)(c + ('a' - 'A')) : c; }
+
+slotd_str slotd_http_header(const slotd_http_answer *answer, slotd_str name) {
+    for (size_t i = 0; i < answer->header_count; i++) {
+        slotd_str key = answer->headers[i].key;
+        size_t same = 0;
+        if (key.size != name.size) continue;
+        while (same < key.size && lower_case(key.data[same]) == lower_case(name.data[same])) same++;
+        if (same == key.size) return answer->headers[i].value;
+    }
+    return (slotd_str){NULL, 0};
+}
+
+/* ---- the end, and who is there ---------------------------------------------------------------- */
+
+void slotd_close(slotd_cx *cx) {
+    (void)cx;
+    if (!is_refused()) slotd_host_close();
+}
+
+void slotd_watch_subscribers(slotd_cx *cx, bool wanted) {
+    (void)cx;
+    if (!is_refused()) slotd_host_watch_subscribers(wanted);
+}
+
+slotd_presence slotd_presence_told(const slotd_cx *cx) {
+    if (cx->origin != SLOTD_SESSION || is_refused()) return SLOTD_NO_PRESENCE;
+    return slotd_host_presence();
 }

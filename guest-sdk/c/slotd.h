@@ -27,7 +27,8 @@
  * Errors. One rule: what you reject, rejects (the sender gets 422 with your code). A body that is
  * no JSON is rejected as `bad-message`, in a query as `bad-query`; state that is not what you asked
  * for as `bad-state`; a timer whose moment can't be, and a time that no session can expire at, as
- * `bad-moment`; an address that nothing can be sent to as `bad-send`. Everything else
+ * `bad-moment`; an address that nothing can be sent to as `bad-send`; options that a request over
+ * HTTP can't have as `bad-request`. Everything else
  * (`slotd_trap`, `assert`, `abort`, a null pointer, an index out of bounds, a signed overflow, no
  * more memory) writes a line with the file and line of your source to the node's log and traps: the
  * sender gets 500, nothing is kept.
@@ -78,6 +79,8 @@ const char *slotd_format(const char *format, ...) __attribute__((format(printf, 
 void *slotd_alloc(size_t size);
 /* A copy that lives until the call ends. */
 slotd_str slotd_copy(slotd_str text);
+/* A copy with question marks in the place of what is no UTF-8: of bytes that come from elsewhere. */
+slotd_str slotd_utf8(slotd_str bytes);
 
 /* For long loops: `slotd_release` frees all that was given since the mark was made. */
 typedef struct slotd_mark {
@@ -145,9 +148,10 @@ slotd_str slotd_write(const slotd_json *value);
 
 typedef enum slotd_origin {
     SLOTD_CLIENT,
-    SLOTD_SESSION, /* another session, `service/session`, or this one; see slotd_arrived */
+    SLOTD_SESSION, /* another session, `service/session`, or this one; see slotd_arrived. This one
+                    * itself, too, where it is told of its subscribers; see slotd_presence_told */
     SLOTD_TIMER,   /* a timer that this session set; see slotd_timer_firing */
-    SLOTD_HTTP     /* the answer to an outbound request */
+    SLOTD_HTTP     /* the answer to a request over HTTP; see slotd_http_answered */
 } slotd_origin;
 
 /* The message being handled, or the query being answered. A query's is const, and whatever would
@@ -203,8 +207,8 @@ uint64_t slotd_need_u64(const slotd_cx *cx, const slotd_json *message, slotd_str
 int64_t slotd_need_i64(const slotd_cx *cx, const slotd_json *message, slotd_str name);
 double slotd_need_f64(const slotd_cx *cx, const slotd_json *message, slotd_str name);
 bool slotd_need_bool(const slotd_cx *cx, const slotd_json *message, slotd_str name);
-/* Whether the call will be rejected for that, for its state, a moment or an address: time to
- * return anything. */
+/* Whether the call will be rejected for that, for its state, a moment, an address or a request: time
+ * to return anything. */
 bool slotd_refused(const slotd_cx *cx);
 
 /* ---- state ---------------------------------------------------------------------------------- */
@@ -428,6 +432,136 @@ typedef struct slotd_arrival {
 /* Of the message at hand; SLOTD_NO_ARRIVAL where it comes from no session. */
 slotd_arrival slotd_arrived(const slotd_cx *cx);
 
+/* ---- requests over HTTP ---------------------------------------------------------------------- */
+
+/* A request is kept with the message that asks for it: all or nothing. It is made after that is
+ * durable, at least once: each attempt has the same header `idempotency-key`, which no other request
+ * has. What comes of it is a message of this session, of the origin SLOTD_HTTP, under the request's
+ * id: the answer, whatever its status, or why there is none. The function that SLOTD_HTTP_ANSWERS
+ * names gets it, or, with `handle_bytes` and no such function, that.
+ *
+ *     slotd_request *request = slotd_request_to("POST", "https://api.example.com/v1/chat");
+ *     const char *key = slotd_format("Bearer %s", slotd_secret("API_KEY"));
+ *     slotd_request_header(request, "authorization", key);
+ *     slotd_request_json(request, slotd_object("model", slotd_text("small")));
+ *     slotd_request_show_joined(request, "token", "choices.0.delta.content");
+ *     slotd_request_send(cx, "llm", request);
+ *
+ * One message makes 16 at most, 256 KiB a body; a session has 100 that are open. None are made in
+ * `migrate`. A service may reach the hosts that its operator names in `effects.http`: a request to
+ * another ends the call, as does a method, a URL or a header that can't be. */
+
+/* How an answer is shown to the session's subscribers while it comes. */
+typedef enum slotd_form {
+    SLOTD_SHOW_TEXT,   /* as text, as it comes */
+    SLOTD_SHOW_DATA,   /* the data of each server-sent event, one event each */
+    SLOTD_SHOW_JOINED, /* the text at a path of each server-sent event's data */
+    SLOTD_SHOW_NOTHING
+} slotd_form;
+
+/* A request that is being put together. What is set to -1 is as the host has it. */
+typedef struct slotd_request {
+    slotd_str method, url;
+    /* Names and values. */
+    size_t header_count;
+    slotd_pair *headers;
+    slotd_str body;
+    /* Of one attempt, with all of its answer: 60 s, 10 minutes at most. */
+    int64_t timeout_ms;
+    /* Of all attempts, from this message's time on: 10 minutes, a day at most. */
+    int64_t deadline_ms;
+    /* How often it is tried: 5 times, 20 at most. */
+    int64_t attempts;
+    /* How many redirects are followed: 5, 10 at most. With 0 a redirect is an answer. */
+    int64_t redirects;
+    /* Of the answer's body: 1 MiB, which is the most. */
+    int64_t answer_bytes;
+    /* Headers of the answer that are kept beside those that always are. */
+    size_t kept_count;
+    slotd_str *kept;
+    slotd_form form;
+    /* Of the events that show it, and the path into them. */
+    slotd_str kind, path;
+} slotd_request;
+
+/* `method` is "GET", "POST", .. */
+slotd_request *slotd_request_to(slotd_str method, slotd_str url);
+void slotd_request_header(slotd_request *request, slotd_str name, slotd_str value);
+/* The body, with the header `content-type`. */
+void slotd_request_json(slotd_request *request, const slotd_json *body);
+void slotd_request_body(slotd_request *request, slotd_str content_type, slotd_str body);
+/* Has the answer keep a header, by name or by "prefix*". */
+void slotd_request_keep(slotd_request *request, slotd_str header);
+/* Each shows the answer to the session's subscribers while it comes, by events of this kind. */
+void slotd_request_show(slotd_request *request, slotd_str kind);
+void slotd_request_show_data(slotd_request *request, slotd_str kind);
+/* The answer's body is then all of the text at that path, joined. */
+void slotd_request_show_joined(slotd_request *request, slotd_str kind, slotd_str path);
+/* What stands for the operator's secret of this name, in a URL or the value of a header. */
+const char *slotd_secret(slotd_str name);
+
+/* Has a request made once this message is durable, in place of one of this id that is open. The id
+ * has 1 to 128 bytes and no control characters. Where it or the options can't be, the call will be
+ * rejected as `bad-request`, whatever the handler then returns. */
+void slotd_request_send(slotd_cx *cx, slotd_str id, const slotd_request *request);
+/* As slotd_request_send. Where `why` is given, it is set to what is wrong with them, or to
+ * NULL; the call then goes on, without the request where something is wrong. */
+void slotd_request_try(slotd_cx *cx, slotd_str id, const slotd_request *request,
+                       const char **why);
+/* Ends a request: its answer will not come. What was sent may have its effect. Whether there was
+ * one. */
+bool slotd_request_cancel(slotd_cx *cx, slotd_str id);
+/* The ids of the requests that are open, in order of their bytes. */
+const slotd_str *slotd_request_open(const slotd_cx *cx, size_t *count);
+
+/* What came of a request. The message's body and content type are the answer's. */
+typedef struct slotd_http_answer {
+    /* Without data: the message does not come of a request. */
+    slotd_str id;
+    /* There is no answer, or it did not come to its end. Why, is in `code`, in kebab-case (`refused`,
+     * `invalid`, `secret-unknown`, `busy`, `dns`, `connect`, `tls`, `timeout`, `too-large`,
+     * `redirect`, `protocol`, `deadline`), and in `reason`, a sentence. */
+    bool failed;
+    slotd_str code, reason;
+    /* 0: there is no answer. */
+    uint16_t status;
+    /* Of those that are kept, names (in lower case) and values. */
+    size_t header_count;
+    const slotd_pair *headers;
+    /* How often the request was made. */
+    uint32_t attempts;
+    /* How often this message is tried, this time included: 1 the first time. */
+    uint32_t attempt;
+} slotd_http_answer;
+/* Of the message at hand. */
+slotd_http_answer slotd_http_answered(const slotd_cx *cx);
+/* Whether it is whole and has a status from 200 to 299. */
+bool slotd_http_success(const slotd_http_answer *answer);
+/* The first header of that name, in whatever case. Its `data` is NULL where there is none. */
+slotd_str slotd_http_header(const slotd_http_answer *answer, slotd_str name);
+
+/* ---- the end, and who is there ---------------------------------------------------------------- */
+
+/* Closes the session with this message: it takes no more messages, of whomever, and is still read and
+ * queried. Its timers and its requests over HTTP end, and outcomes of what it has sent are no longer
+ * heard of. What it has sent goes on its way, and it still expires when it was to. Not in
+ * `migrate`. */
+void slotd_close(slotd_cx *cx);
+
+/* Has the handler told when the session's first subscriber comes, and when the last one has been gone
+ * for some seconds; or not any more. It is a message of this session, without a body, to the function
+ * that SLOTD_PRESENCE names, or, with `handle_bytes` and no such function, to that. One that the
+ * handler fails is not tried again. Not in `migrate`. */
+void slotd_watch_subscribers(slotd_cx *cx, bool wanted);
+
+typedef enum slotd_presence {
+    SLOTD_NO_PRESENCE, /* the message does not say so */
+    SLOTD_PRESENT,
+    SLOTD_ABSENT
+} slotd_presence;
+/* Of the message at hand. */
+slotd_presence slotd_presence_told(const slotd_cx *cx);
+
 /* ---- the log -------------------------------------------------------------------------------- */
 
 typedef enum slotd_level {
@@ -474,6 +608,35 @@ extern const slotd_handler slotd_this_handler;
 /* Once per plugin: SLOTD_HANDLER(.handle = my_handle, .query = my_query) */
 #define SLOTD_HANDLER(...) const slotd_handler slotd_this_handler = {__VA_ARGS__};
 
+/* Beside it, where it makes requests over HTTP: SLOTD_HTTP_ANSWERS(my_answer) names
+ *
+ *     slotd_result my_answer(slotd_cx *cx, const slotd_http_answer *answer, slotd_str body);
+ *
+ * which applies what came of one: a message like any other, with what that may do. Without it,
+ * answers are rejected as `no-requests`, unless there is a `handle_bytes`, which then gets them. And
+ * where it watches its subscribers, SLOTD_PRESENCE(my_presence) names
+ *
+ *     slotd_result my_presence(slotd_cx *cx, bool present);
+ *
+ * They are not in SLOTD_HANDLER so that a component without them does not ask for what they need, and
+ * runs on a slotd that does not have it. */
+#define SLOTD_HTTP_ANSWERS(function) \
+    const slotd_http_handler slotd_this_http_handler = {function, slotd_http_answered};
+#define SLOTD_PRESENCE(function) \
+    const slotd_presence_handler slotd_this_presence_handler = {function, slotd_presence_told};
+
+typedef struct slotd_http_handler {
+    slotd_result (*handle)(slotd_cx *cx, const slotd_http_answer *answer, slotd_str body);
+    slotd_http_answer (*answered)(const slotd_cx *cx);
+} slotd_http_handler;
+extern const slotd_http_handler slotd_this_http_handler;
+
+typedef struct slotd_presence_handler {
+    slotd_result (*handle)(slotd_cx *cx, bool present);
+    slotd_presence (*told)(const slotd_cx *cx);
+} slotd_presence_handler;
+extern const slotd_presence_handler slotd_this_presence_handler;
+
 /* ---- what makes the above convenient -------------------------------------------------------- */
 
 /* Where in your source the last call into the SDK was, for when that call traps. */
@@ -500,6 +663,7 @@ static inline slotd_str slotd_str_of(const char *text) {
 #define slotd_format(...) (SLOTD_HERE_, slotd_format(__VA_ARGS__))
 #define slotd_alloc(size) (SLOTD_HERE_, slotd_alloc(size))
 #define slotd_copy(text) (SLOTD_HERE_, slotd_copy(SLOTD_STR(text)))
+#define slotd_utf8(bytes) (SLOTD_HERE_, slotd_utf8(SLOTD_STR(bytes)))
 #define slotd_member(object, name) slotd_member(object, SLOTD_STR(name))
 #define slotd_text(text) (SLOTD_HERE_, slotd_text(SLOTD_STR(text)))
 #define slotd_object(...) \
@@ -572,6 +736,33 @@ static inline slotd_str slotd_str_of(const char *text) {
     (SLOTD_HERE_, slotd_send_bytes_to(cx, to, SLOTD_STR(content_type), SLOTD_STR(body),   \
                                       SLOTD_STR(reply_as), why))
 #define slotd_arrived(cx) (SLOTD_HERE_, slotd_arrived(cx))
+#define slotd_request_to(method, url) \
+    (SLOTD_HERE_, slotd_request_to(SLOTD_STR(method), SLOTD_STR(url)))
+#define slotd_request_header(request, name, value) \
+    (SLOTD_HERE_, slotd_request_header(request, SLOTD_STR(name), SLOTD_STR(value)))
+#define slotd_request_json(request, body) (SLOTD_HERE_, slotd_request_json(request, body))
+#define slotd_request_body(request, content_type, body) \
+    (SLOTD_HERE_, slotd_request_body(request, SLOTD_STR(content_type), SLOTD_STR(body)))
+#define slotd_request_keep(request, header) \
+    (SLOTD_HERE_, slotd_request_keep(request, SLOTD_STR(header)))
+#define slotd_request_show(request, kind) \
+    (SLOTD_HERE_, slotd_request_show(request, SLOTD_STR(kind)))
+#define slotd_request_show_data(request, kind) \
+    (SLOTD_HERE_, slotd_request_show_data(request, SLOTD_STR(kind)))
+#define slotd_request_show_joined(request, kind, path) \
+    (SLOTD_HERE_, slotd_request_show_joined(request, SLOTD_STR(kind), SLOTD_STR(path)))
+#define slotd_secret(name) (SLOTD_HERE_, slotd_secret(SLOTD_STR(name)))
+#define slotd_request_send(cx, id, request) \
+    (SLOTD_HERE_, slotd_request_send(cx, SLOTD_STR(id), request))
+#define slotd_request_try(cx, id, request, why) \
+    (SLOTD_HERE_, slotd_request_try(cx, SLOTD_STR(id), request, why))
+#define slotd_request_cancel(cx, id) (SLOTD_HERE_, slotd_request_cancel(cx, SLOTD_STR(id)))
+#define slotd_request_open(cx, count) (SLOTD_HERE_, slotd_request_open(cx, count))
+#define slotd_http_answered(cx) (SLOTD_HERE_, slotd_http_answered(cx))
+#define slotd_http_header(answer, name) slotd_http_header(answer, SLOTD_STR(name))
+#define slotd_close(cx) (SLOTD_HERE_, slotd_close(cx))
+#define slotd_watch_subscribers(cx, wanted) (SLOTD_HERE_, slotd_watch_subscribers(cx, wanted))
+#define slotd_presence_told(cx) (SLOTD_HERE_, slotd_presence_told(cx))
 /* So that the log says where. */
 #define abort() slotd_trap("abort() was called")
 #endif

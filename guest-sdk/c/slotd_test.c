@@ -12,6 +12,7 @@
 #include <setjmp.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #ifdef __linux__
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -49,6 +50,22 @@ enum {
     SEND_NAME_BYTES_MAX = 128,
     SERVICE_BYTES_MAX = 64,
     SESSION_BYTES_MAX = 256,
+    REQUESTS_MAX = 16,
+    REQUESTS_OPEN_MAX = 100,
+    REQUESTS_OPEN_BYTES_MAX = 4 * 1024 * 1024,
+    REQUEST_BODY_BYTES_MAX = 256 * 1024,
+    REQUEST_ID_BYTES_MAX = 128,
+    REQUEST_METHOD_BYTES_MAX = 32,
+    /* Of its method, URL and headers. */
+    REQUEST_HEAD_BYTES_MAX = 32 * 1024,
+    REQUEST_HEADERS_MAX = 64,
+    REQUEST_TIMEOUT_MAX_MS = 600000,
+    REQUEST_DEADLINE_MAX_MS = 86400000,
+    REDIRECTS_MAX = 10,
+    ANSWER_BYTES_MAX = 1024 * 1024,
+    KEPT_HEADERS_MAX = 16,
+    KEPT_HEADER_NAME_BYTES_MAX = 64,
+    STREAM_PATH_BYTES_MAX = 256,
     LOG_LINES_MAX = 100,
     LOG_LINE_BYTES_MAX = 2048,
 };
@@ -176,10 +193,15 @@ static struct {
     jmp_buf ends;
     slotd_str why;
     size_t calls, written, lines, events, event_bytes, notified, notified_bytes, timer_changes, sends;
+    size_t requests;
+    bool closes;
     /* Of a timer's message; else no attempt. */
     slotd_firing firing;
     /* Of a message from a session. */
     slotd_arrival arrival;
+    /* Of the answer to a request. */
+    slotd_http_answer answer;
+    slotd_presence presence;
 } host;
 
 /* Ends the call as the host does: with the place, since there is none who would say it otherwise. */
@@ -199,7 +221,7 @@ static __attribute__((format(printf, 1, 2))) _Noreturn void refuse(const char *f
 
 static void count_call(void) {
     if (!host.session) {
-        fprintf(stderr, "%s: the state, events, timers, messages and the log can be used in a call only\n",
+        fprintf(stderr, "%s: the state, events, timers, messages, requests and the log can be used in a call only\n",
                 slotd_here ? slotd_here : "");
         exit(1);
     }
@@ -272,19 +294,23 @@ static void only_handle(const char *does) {
     if (host.kind != SLOTD_HANDLE) refuse("only `handle` may %s", does);
 }
 
-static void check_event(const char *does, slotd_str kind) {
-    only_handle(does);
+static void check_kind(slotd_str kind) {
     if (!kind.size || strcspn(kind.data, " \t\r\n") < kind.size)
         refuse("\"%.*s\" is no kind of event: one word", SLOTD_ARG(kind));
     if (slotd_equal(kind, SLOTD_STR("error")) || slotd_starts_with(kind, SLOTD_STR("slotd.")))
         refuse("the event kind \"%.*s\" is reserved: slotd uses it itself", SLOTD_ARG(kind));
 }
 
-static slotd_event *add_event(slotd_event *events, size_t *count, slotd_str kind,
+static void check_event(const char *does, slotd_str kind) {
+    only_handle(does);
+    check_kind(kind);
+}
+
+static slotd_event *add_event(slotd_event *events, size_t *count, uint64_t seq, slotd_str kind,
                               slotd_str content_type, slotd_str body) {
     events = more(events, *count, sizeof *events);
     events[(*count)++] = (slotd_event){
-        .seq = host.session->seq + 1,
+        .seq = seq,
         .kind = keep(kind),
         .content_type = keep(content_type),
         .body = keep(body.data ? body : (slotd_str){"", 0}),
@@ -299,7 +325,8 @@ void slotd_host_emit(slotd_str kind, slotd_str content_type, slotd_str body) {
     if (host.events++ == EVENTS_MAX || host.event_bytes > EVENT_BYTES_MAX)
         refuse("limit: more than %d events or %d bytes of them", EVENTS_MAX, EVENT_BYTES_MAX);
     slotd_session *session = host.session;
-    session->events = add_event(session->events, &session->event_count, kind, content_type, body);
+    session->events = add_event(session->events, &session->event_count, session->seq + 1, kind,
+                                content_type, body);
 }
 
 void slotd_host_notify(slotd_str kind, slotd_str content_type, slotd_str body) {
@@ -310,7 +337,8 @@ void slotd_host_notify(slotd_str kind, slotd_str content_type, slotd_str body) {
                NOTIFIED_BYTES_MAX);
     slotd_session *session = host.session;
     session->notified =
-        add_event(session->notified, &session->notified_count, kind, content_type, body);
+        add_event(session->notified, &session->notified_count, session->seq + 1, kind,
+                  content_type, body);
 }
 
 /* ---- when it expires ------------------------------------------------------------------------- */
@@ -569,6 +597,242 @@ slotd_arrival slotd_host_arrival(void) {
     return host.arrival;
 }
 
+/* ---- requests over HTTP ---------------------------------------------------------------------- */
+
+static slotd_str given(slotd_str text) { return give(text.data ? text : (slotd_str){"", 0}); }
+
+/* A word of HTTP: a method, or the name of a header. */
+static bool is_token(slotd_str text) {
+    for (size_t i = 0; i < text.size; i++) {
+        unsigned char c = (unsigned char)text.data[i];
+        if (c >= 0x80 || !c || (!isalnum(c) && !strchr("!#$%&'*+-.^_`|~", c))) return false;
+    }
+    return text.size != 0;
+}
+
+static void check_headers(const slotd_request *request) {
+    /* What slotd writes itself, or what concerns one connection. */
+    static const char *const not_the_callers[] = {
+        "accept-encoding", "connection", "content-length",   "expect", "host", "idempotency-key",
+        "keep-alive", "proxy-authorization", "proxy-connection", "te", "trailer",
+        "transfer-encoding", "upgrade"};
+    if (request->header_count > REQUEST_HEADERS_MAX)
+        refuse("limit: requests: one may have %d headers", REQUEST_HEADERS_MAX);
+    for (size_t i = 0; i < request->header_count; i++) {
+        slotd_str name = given(request->headers[i].key), value = given(request->headers[i].value);
+        if (!is_token(name)) refuse("invalid header name \"%.*s\"", SLOTD_ARG(name));
+        for (size_t j = 0; j < sizeof not_the_callers / sizeof *not_the_callers; j++)
+            if (!strcasecmp(name.data, not_the_callers[j]))
+                refuse("slotd sets the header %.*s itself", SLOTD_ARG(name));
+        for (char *tab; (tab = strchr(value.data, '\t')) != NULL;) *tab = ' ';
+        if (is_control(value))
+            refuse("the value of the header \"%.*s\" has a control character", SLOTD_ARG(name));
+    }
+}
+
+/* What ends the call. */
+static void check_request(const slotd_request *request) {
+    slotd_str method = given(request->method), url = given(request->url);
+    if (request->body.size > REQUEST_BODY_BYTES_MAX)
+        refuse("limit: requests: a body may have %d bytes; this one has %zu",
+               REQUEST_BODY_BYTES_MAX, request->body.size);
+    size_t head = method.size + url.size;
+    for (size_t i = 0; i < request->header_count; i++)
+        head += request->headers[i].key.size + request->headers[i].value.size;
+    if (head > REQUEST_HEAD_BYTES_MAX)
+        refuse("limit: requests: the method, URL and headers of one may have %d bytes; these have "
+               "%zu",
+               REQUEST_HEAD_BYTES_MAX, head);
+    bool keeps = request->kept_count <= KEPT_HEADERS_MAX;
+    for (size_t i = 0; i < request->kept_count; i++)
+        keeps &= request->kept[i].size <= KEPT_HEADER_NAME_BYTES_MAX;
+    if (!keeps)
+        refuse("limit: requests: an answer may be asked to keep %d headers more, with %d bytes in a "
+               "name",
+               KEPT_HEADERS_MAX, KEPT_HEADER_NAME_BYTES_MAX);
+    if (request->form != SLOTD_SHOW_NOTHING) check_kind(given(request->kind));
+    if (!is_token(method) || method.size > REQUEST_METHOD_BYTES_MAX ||
+        !strcmp(method.data, "CONNECT") || !strcmp(method.data, "TRACE"))
+        refuse("invalid method \"%.*s\"", SLOTD_ARG(method));
+    size_t scheme = !strncmp(url.data, "http://", 7) ? 7 : !strncmp(url.data, "https://", 8) ? 8 : 0;
+    if (!scheme || scheme == url.size || url.data[scheme] == '/' || is_control(url) ||
+        memchr(url.data, ' ', url.size))
+        refuse("invalid URL \"%.*s\": it must begin with https:// or http:// and a host",
+               SLOTD_ARG(url));
+    check_headers(request);
+}
+
+static const char *id_problem(slotd_str id) {
+    if (!id.size || id.size > REQUEST_ID_BYTES_MAX)
+        return slotd_format("the id of a request must have 1 to %d bytes; this one has %zu",
+                            REQUEST_ID_BYTES_MAX, id.size);
+    if (is_control(give(id)))
+        return slotd_format("the id of a request has no control characters, and \"%.*s\" has",
+                            SLOTD_ARG(id));
+    return NULL;
+}
+
+/* What is wrong with a number of the options; NULL: nothing, or there is none. */
+static const char *number_problem(const char *what, int64_t number, int64_t most) {
+    if (number < 0 || (number && number <= most)) return NULL;
+    return slotd_format("%s is 1 to %d, not %lld", what, (int)most, (long long)number);
+}
+
+static bool is_path(slotd_str path) {
+    bool is_step = false;
+    for (size_t i = 0; i < path.size; i++) {
+        if (path.data[i] == '.' && !is_step) return false;
+        is_step = path.data[i] != '.';
+    }
+    return is_step && path.size <= STREAM_PATH_BYTES_MAX;
+}
+
+/* What is wrong with the options; NULL: nothing. */
+static const char *options_problem(const slotd_request *request) {
+    const char *why;
+    if ((why = number_problem("the timeout of an attempt, in milliseconds,", request->timeout_ms,
+                              REQUEST_TIMEOUT_MAX_MS)) ||
+        (why = number_problem("the deadline, in milliseconds,", request->deadline_ms,
+                              REQUEST_DEADLINE_MAX_MS)) ||
+        (why = number_problem("the number of attempts", request->attempts, ATTEMPTS_MAX)) ||
+        (why = number_problem("the size of the answer's body", request->answer_bytes,
+                              ANSWER_BYTES_MAX)))
+        return why;
+    if (request->redirects > REDIRECTS_MAX)
+        return slotd_format("at most %d redirects are followed", REDIRECTS_MAX);
+    if (request->form == SLOTD_SHOW_JOINED && !is_path(request->path))
+        return slotd_format("a path has keys and numbers with dots between them, and %d bytes at "
+                            "most: `choices.0.delta.content`",
+                            STREAM_PATH_BYTES_MAX);
+    return NULL;
+}
+
+/* Where the open request of an id is; the number of them all: there is none. */
+static size_t request_place(const slotd_session *session, slotd_str id) {
+    size_t at = 0;
+    while (at < session->request_count &&
+           !(session->requests[at].open && slotd_equal(session->requests[at].id, id)))
+        at++;
+    return at;
+}
+
+static bool end_request(slotd_session *session, slotd_str id) {
+    size_t at = request_place(session, id);
+    if (at == session->request_count) return false;
+    session->requests[at].open = false;
+    return true;
+}
+
+static size_t request_bytes(const slotd_requested *requested) {
+    const slotd_request *details = &requested->details;
+    size_t bytes = requested->id.size + details->url.size + details->body.size;
+    for (size_t i = 0; i < details->header_count; i++)
+        bytes += details->headers[i].key.size + details->headers[i].value.size;
+    return bytes;
+}
+
+static slotd_request keep_request(const slotd_request *request) {
+    slotd_request kept = *request;
+    kept.method = keep(request->method);
+    kept.url = keep(request->url);
+    kept.body = keep(request->body.data ? request->body : (slotd_str){"", 0});
+    kept.kind = keep(request->kind);
+    kept.path = keep(request->path);
+    kept.headers = slotd_arena_get(&test_arena, request->header_count * sizeof(slotd_pair),
+                                   _Alignof(slotd_pair));
+    for (size_t i = 0; i < request->header_count; i++)
+        kept.headers[i] =
+            (slotd_pair){keep(request->headers[i].key), keep(request->headers[i].value)};
+    kept.kept = slotd_arena_get(&test_arena, request->kept_count * sizeof(slotd_str),
+                                _Alignof(slotd_str));
+    for (size_t i = 0; i < request->kept_count; i++) kept.kept[i] = keep(request->kept[i]);
+    return kept;
+}
+
+slotd_str slotd_host_request(slotd_str id, const slotd_request *request) {
+    only_handle("make requests over HTTP");
+    check_request(request);
+    const char *why = id_problem(id);
+    if (!why) why = options_problem(request);
+    if (why) return give(slotd_str_of(why));
+    if (host.requests++ == REQUESTS_MAX)
+        refuse("limit: requests: a message may make at most %d", REQUESTS_MAX);
+    slotd_session *session = host.session;
+    end_request(session, id);
+    session->requests = more(session->requests, session->request_count, sizeof *session->requests);
+    session->requests[session->request_count++] = (slotd_requested){
+        .seq = session->seq + 1,
+        .id = keep(id),
+        .details = keep_request(request),
+        .json = keep_json(request->body),
+        .open = true,
+        .attempts = 1,
+    };
+    size_t open = 0, bytes = 0;
+    for (size_t i = 0; i < session->request_count; i++) {
+        if (!session->requests[i].open) continue;
+        open++;
+        bytes += request_bytes(&session->requests[i]);
+    }
+    if (open > REQUESTS_OPEN_MAX || bytes > REQUESTS_OPEN_BYTES_MAX)
+        refuse("outbox-full: more than %d requests are open, or %d bytes of them",
+               REQUESTS_OPEN_MAX, REQUESTS_OPEN_BYTES_MAX);
+    return (slotd_str){NULL, 0};
+}
+
+bool slotd_host_cancel_request(slotd_str id) {
+    only_handle("cancel requests");
+    return end_request(host.session, id);
+}
+
+static int by_bytes(const void *a, const void *b) {
+    return compare(*(const slotd_str *)a, *(const slotd_str *)b);
+}
+
+slotd_str *slotd_host_open_requests(size_t *count) {
+    count_call();
+    const slotd_session *session = host.session;
+    slotd_str *ids = slotd_arena_get(slotd_host_arena, session->request_count * sizeof *ids,
+                                     _Alignof(slotd_str));
+    *count = 0;
+    for (size_t i = 0; i < session->request_count; i++)
+        if (session->requests[i].open) ids[(*count)++] = give(session->requests[i].id);
+    if (*count) qsort(ids, *count, sizeof *ids, by_bytes);
+    return ids;
+}
+
+slotd_http_answer slotd_host_http_answer(void) {
+    count_call();
+    return host.answer;
+}
+
+/* ---- the end, and who is there ---------------------------------------------------------------- */
+
+void slotd_host_close(void) {
+    only_handle("close the session");
+    host.closes = true;
+}
+
+void slotd_host_watch_subscribers(bool wanted) {
+    only_handle("watch the session's subscribers");
+    host.session->watches = wanted;
+}
+
+slotd_presence slotd_host_presence(void) {
+    count_call();
+    return host.presence;
+}
+
+/* What ends with the message that closes it. */
+static void close_session(slotd_session *session) {
+    session->closed = true;
+    session->watches = false;
+    session->timer_count = 0;
+    for (size_t i = 0; i < session->request_count; i++) session->requests[i].open = false;
+    for (size_t i = 0; i < session->sent_count; i++)
+        session->sent[i].answered |= session->sent[i].reply_as.data != NULL;
+}
+
 void slotd_host_log(slotd_level level, slotd_str text) {
     if (!host.session) {
         fprintf(stderr, "%.*s\n", SLOTD_ARG(text));
@@ -612,22 +876,48 @@ static void run(slotd_cx *cx, slotd_str input, slotd_outcome *outcome) {
     outcome->retriable = result.retriable;
 }
 
-/* `firing`: of a timer's message. `arrival`: of one from a session, or NULL. */
+/* Where a message comes from, if from no client. */
+typedef struct came {
+    slotd_firing firing;
+    slotd_arrival arrival;
+    slotd_http_answer answer;
+    slotd_presence presence;
+} came;
+
+static slotd_requested *copy_of_requests(const slotd_session *session) {
+    size_t size = session->request_count * sizeof *session->requests, room = 1;
+    /* As much room as `more` counts on. */
+    while (room < session->request_count) room *= 2;
+    slotd_requested *copy = slotd_arena_get(&test_arena, room * sizeof *copy,
+                                            _Alignof(max_align_t));
+    if (size) memcpy(copy, session->requests, size);
+    return copy;
+}
+
 static slotd_outcome call(slotd_session *session, slotd_call_kind kind, slotd_cx *cx,
-                          slotd_str input, slotd_firing firing, const slotd_arrival *arrival) {
+                          slotd_str input, came came) {
+    if (session->closed && kind == SLOTD_HANDLE)
+        return (slotd_outcome){.ended = SLOTD_REJECTED,
+                               .code = slotd_str_of("session-closed"),
+                               .message = slotd_str_of("The session is closed.")};
     static slotd_outcome outcome;
     /* What a failed call changed is put back. Values are kept, so the pairs are enough. */
     static store before;
     static size_t events_before, notified_before, timers_before, sent_before;
     static slotd_set_timer *timers_were;
     static uint64_t expired_before;
+    static slotd_requested *requests_were;
+    static size_t requests_before;
+    static bool watched_before;
     if (host.session) slotd_failed(__FILE__, __LINE__, "a call within a call");
     memset(&host, 0, sizeof host);
     memset(&outcome, 0, sizeof outcome);
     host.session = session;
     host.kind = kind;
-    host.firing = firing;
-    if (arrival) host.arrival = *arrival;
+    host.firing = came.firing;
+    host.arrival = came.arrival;
+    host.answer = came.answer;
+    host.presence = came.presence;
     before = *session->store;
     before.pairs = slotd_arena_get(&test_arena, before.count * sizeof(slotd_pair),
                                    _Alignof(slotd_pair));
@@ -640,6 +930,9 @@ static slotd_outcome call(slotd_session *session, slotd_call_kind kind, slotd_cx
     timers_before = session->timer_count;
     timers_were = session->timers;
     expired_before = session->expires_ms;
+    requests_before = session->request_count;
+    requests_were = copy_of_requests(session);
+    watched_before = session->watches;
     if (setjmp(host.ends) == 0) {
         run(cx, give(input), &outcome);
     } else {
@@ -648,6 +941,7 @@ static slotd_outcome call(slotd_session *session, slotd_call_kind kind, slotd_cx
         outcome.message = host.why;
     }
     slotd_end_call();
+    bool closes = host.closes;
     host.session = NULL;
     if (outcome.ended != SLOTD_REPLIED) {
         *session->store = before;
@@ -657,8 +951,12 @@ static slotd_outcome call(slotd_session *session, slotd_call_kind kind, slotd_cx
         session->timer_count = timers_before;
         session->timers = timers_were;
         session->expires_ms = expired_before;
+        session->request_count = requests_before;
+        session->requests = requests_were;
+        session->watches = watched_before;
     } else if (kind == SLOTD_HANDLE) {
         session->seq++;
+        if (closes) close_session(session);
     }
     return outcome;
 }
@@ -690,7 +988,7 @@ slotd_outcome slotd_send_bytes(slotd_session *session, const char *sender,
         .id = slotd_str_of(session->id),
         .sender = slotd_str_of(sender),
     };
-    return call(session, SLOTD_HANDLE, &cx, body, (slotd_firing){0}, NULL);
+    return call(session, SLOTD_HANDLE, &cx, body, (came){0});
 }
 
 slotd_outcome slotd_send(slotd_session *session, const char *sender, const char *json) {
@@ -704,7 +1002,7 @@ slotd_outcome slotd_ask_bytes(slotd_session *session, const char *content_type, 
         .time_ms = session->time_ms,
         .content_type = slotd_str_of(content_type),
     };
-    return call(session, SLOTD_QUERY, &cx, body, (slotd_firing){0}, NULL);
+    return call(session, SLOTD_QUERY, &cx, body, (came){0});
 }
 
 slotd_outcome slotd_ask(slotd_session *session, const char *json) {
@@ -713,7 +1011,7 @@ slotd_outcome slotd_ask(slotd_session *session, const char *json) {
 
 slotd_outcome slotd_migrate(slotd_session *session, const char *from) {
     slotd_cx cx = {.session = {"", 0}, .seq = 0, .content_type = {"", 0}};
-    return call(session, SLOTD_MIGRATE, &cx, slotd_str_of(from), (slotd_firing){0}, NULL);
+    return call(session, SLOTD_MIGRATE, &cx, slotd_str_of(from), (came){0});
 }
 
 /* ---- what is due ----------------------------------------------------------------------------- */
@@ -755,7 +1053,7 @@ static slotd_outcome fire(slotd_session *session, slotd_set_timer timer) {
     else
         drop_timer(session, timer.name);
     slotd_fired fired = {timer.name, firing, session->time_ms, {0}};
-    fired.outcome = call(session, SLOTD_HANDLE, &cx, timer.body, firing, NULL);
+    fired.outcome = call(session, SLOTD_HANDLE, &cx, timer.body, (came){.firing = firing});
     session->fired = more(session->fired, session->fired_count, sizeof *session->fired);
     session->fired[session->fired_count++] = fired;
     if (fired.outcome.ended == SLOTD_REPLIED) return fired.outcome;
@@ -850,7 +1148,7 @@ static slotd_outcome arrive(slotd_session *session, slotd_arrival arrival,
         .origin = SLOTD_SESSION,
         .origin_name = keep(slotd_str_of(from)),
     };
-    return call(session, SLOTD_HANDLE, &cx, body, (slotd_firing){0}, &arrival);
+    return call(session, SLOTD_HANDLE, &cx, body, (came){.arrival = arrival});
 }
 
 slotd_outcome slotd_deliver_bytes(slotd_session *session, const char *from,
@@ -913,6 +1211,151 @@ slotd_outcome slotd_refuse(slotd_session *session, const char *name, const char 
                             .code = slotd_str_of(code),
                             .message = slotd_str_of(message)};
     return come_back(session, answer, (slotd_str){"application/octet-stream", 24}, (slotd_str){"", 0});
+}
+
+/* ---- what comes of requests, and who is there -------------------------------------------------- */
+
+static size_t open_request(const slotd_session *session, const char *id) {
+    size_t at = request_place(session, slotd_str_of(id));
+    if (at == session->request_count)
+        slotd_failed(__FILE__, __LINE__, "no request \"%s\" is open", id);
+    return at;
+}
+
+static slotd_outcome come_of(slotd_session *session, size_t at, slotd_http_answer answer,
+                             slotd_str content_type, slotd_str body) {
+    slotd_requested *requested = &session->requests[at];
+    answer.id = requested->id;
+    answer.attempts = requested->attempts;
+    answer.attempt = requested->failures + 1;
+    slotd_cx cx = {
+        .session = session->name,
+        .seq = session->seq + 1,
+        .time_ms = session->time_ms,
+        .content_type = content_type,
+        .origin = SLOTD_HTTP,
+        .origin_name = requested->id,
+    };
+    /* It goes with the message: the handler may ask under the same id again. */
+    requested->open = false;
+    slotd_outcome outcome = call(session, SLOTD_HANDLE, &cx, body, (came){.answer = answer});
+    if (outcome.ended == SLOTD_REPLIED) return outcome;
+    bool is_final = outcome.ended == SLOTD_REJECTED && !outcome.retriable;
+    /* They may have moved. */
+    requested = &session->requests[at];
+    requested->failures = answer.attempt;
+    requested->open = !is_final && answer.attempt < ATTEMPTS_MAX;
+    return outcome;
+}
+
+slotd_outcome slotd_respond_bytes(slotd_session *session, const char *id, uint16_t status,
+                                  const slotd_pair *headers, size_t header_count,
+                                  const char *content_type, slotd_str body) {
+    size_t at = open_request(session, id);
+    slotd_pair *kept = slotd_arena_get(&test_arena, (header_count + 1) * sizeof *kept,
+                                       _Alignof(slotd_pair));
+    if (header_count) memcpy(kept, headers, header_count * sizeof *kept);
+    kept[header_count] =
+        (slotd_pair){slotd_str_of("content-type"), keep(slotd_str_of(content_type))};
+    slotd_http_answer answer = {
+        .status = status, .headers = kept, .header_count = header_count + 1};
+    return come_of(session, at, answer, slotd_str_of(content_type), body);
+}
+
+slotd_outcome slotd_respond(slotd_session *session, const char *id, uint16_t status,
+                            const char *json) {
+    return slotd_respond_bytes(session, id, status, NULL, 0, "application/json",
+                               slotd_str_of(json));
+}
+
+slotd_outcome slotd_fail_request(slotd_session *session, const char *id, const char *code,
+                                 const char *reason) {
+    slotd_http_answer answer = {
+        .failed = true, .code = slotd_str_of(code), .reason = slotd_str_of(reason)};
+    return come_of(session, open_request(session, id), answer,
+                   slotd_str_of("application/octet-stream"), (slotd_str){"", 0});
+}
+
+/* The open request of an id whose answer is shown. */
+static slotd_requested *shown_request(const slotd_session *session, const char *id) {
+    slotd_requested *requested = &session->requests[open_request(session, id)];
+    if (requested->details.form == SLOTD_SHOW_NOTHING)
+        slotd_failed(__FILE__, __LINE__, "the answer of the request \"%s\" is not shown", id);
+    return requested;
+}
+
+void slotd_part(slotd_session *session, const char *id, const char *text) {
+    slotd_requested *requested = shown_request(session, id);
+    session->seq++;
+    if (requested->is_void) {
+        requested->is_void = false;
+        const slotd_json *body = slotd_object("id", slotd_text(requested->id), "attempt",
+                                              slotd_u64(requested->attempts), NULL, NULL);
+        session->events = add_event(session->events, &session->event_count, session->seq,
+                                    slotd_str_of("slotd.restarted"),
+                                    slotd_str_of("application/json"), slotd_write(body));
+        slotd_arena_reset(&slotd_call_arena);
+    }
+    requested->parts = more(requested->parts, requested->part_count, sizeof(slotd_str));
+    requested->parts[requested->part_count++] = keep(slotd_str_of(text));
+    session->events = add_event(session->events, &session->event_count, session->seq,
+                                requested->details.kind,
+                                slotd_str_of("text/plain; charset=utf-8"), slotd_str_of(text));
+}
+
+void slotd_restart(slotd_session *session, const char *id) {
+    slotd_requested *requested = &session->requests[open_request(session, id)];
+    requested->attempts++;
+    requested->is_void |= requested->part_count != 0;
+    requested->part_count = 0;
+    requested->parts = NULL;
+}
+
+static slotd_str joined(slotd_str text, slotd_str more_text) {
+    char *both = slotd_arena_get(&test_arena, text.size + more_text.size, 1);
+    if (text.size) memcpy(both, text.data, text.size);
+    if (more_text.size) memcpy(both + text.size, more_text.data, more_text.size);
+    return (slotd_str){both, text.size + more_text.size};
+}
+
+slotd_outcome slotd_end(slotd_session *session, const char *id) {
+    const slotd_requested *requested = shown_request(session, id);
+    bool is_data = requested->details.form == SLOTD_SHOW_DATA;
+    slotd_str body = {"", 0};
+    for (size_t i = 0; i < requested->part_count; i++) {
+        slotd_str part = requested->parts[i];
+        if (!is_data) {
+            body = joined(body, part);
+            continue;
+        }
+        for (bool more_lines = true; more_lines;) {
+            const char *end = memchr(part.data, '\n', part.size);
+            size_t size = end ? (size_t)(end - part.data) : part.size;
+            body = joined(joined(body, slotd_str_of("data: ")), (slotd_str){part.data, size});
+            body = joined(body, slotd_str_of("\n"));
+            more_lines = end != NULL;
+            part = slotd_from(part, size + more_lines);
+        }
+        body = joined(body, slotd_str_of("\n"));
+    }
+    const char *type = is_data ? "text/event-stream" : "text/plain; charset=utf-8";
+    return slotd_respond_bytes(session, id, 200, NULL, 0, type, body);
+}
+
+slotd_outcome slotd_tell_presence(slotd_session *session, bool present) {
+    if (!session->watches)
+        slotd_failed(__FILE__, __LINE__, "the session does not watch its subscribers");
+    slotd_cx cx = {
+        .session = session->name,
+        .seq = session->seq + 1,
+        .time_ms = session->time_ms,
+        .content_type = slotd_str_of("application/octet-stream"),
+        .origin = SLOTD_SESSION,
+        /* Nobody here knows the name of the service. */
+        .origin_name = joined(slotd_str_of("service/"), session->name),
+    };
+    slotd_presence presence = present ? SLOTD_PRESENT : SLOTD_ABSENT;
+    return call(session, SLOTD_HANDLE, &cx, (slotd_str){"", 0}, (came){.presence = presence});
 }
 
 slotd_str slotd_state(const slotd_session *session, const char *key) {

@@ -15,7 +15,8 @@
  * query can't change anything, a call sees its own writes, a scan is in order of the keys' bytes,
  * time stands at the session's. Not modelled: the deadline, the memory limit, the limit of a
  * session's whole state, the limit of messages that were given up, cron expressions, the checks of
- * names at the edge, which services may send to which, and what is on its way for too long.
+ * names at the edge, which services may send to which, which hosts and secrets they may use, the
+ * timeouts and deadlines of requests, and what is on its way for too long.
  *
  * All that a test is given lives until the test ends.
  */
@@ -58,6 +59,14 @@ typedef struct slotd_session {
      * is the test's, by slotd_answer and slotd_refuse. */
     size_t sent_count;
     struct slotd_sent *sent;
+    /* The requests over HTTP so far, in order. There is no network: what comes of them is the test's,
+     * by slotd_respond, slotd_fail_request and slotd_part. */
+    size_t request_count;
+    struct slotd_requested *requests;
+    /* It takes no more messages: they are rejected as `session-closed`, as by a node. */
+    bool closed;
+    /* The handler is told of its subscribers; see slotd_tell_presence. */
+    bool watches;
     struct slotd_store *store;
 } slotd_session;
 
@@ -88,6 +97,29 @@ typedef struct slotd_sent {
     /* How often the handler has failed it. */
     uint32_t failures;
 } slotd_sent;
+
+/* A request over HTTP that was made. */
+typedef struct slotd_requested {
+    /* The number of the message that asked for it. */
+    uint64_t seq;
+    slotd_str id;
+    /* As the handler has put it together. */
+    slotd_request details;
+    /* The body, if it is JSON. */
+    const slotd_json *json;
+    /* Its answer has not come, or is not done with: it was handled, or given up. What was cancelled or
+     * replaced is not open, either. */
+    bool open;
+    /* How often it was made: one more with each slotd_restart. */
+    uint32_t attempts;
+    /* What was shown of the answer since it was made last. */
+    size_t part_count;
+    slotd_str *parts;
+    /* Something was shown of an attempt that came to nothing. */
+    bool is_void;
+    /* How often the handler has failed its answer. */
+    uint32_t failures;
+} slotd_requested;
 
 /* What came of a call. Nothing that it did was kept unless it replied. */
 typedef struct slotd_outcome {
@@ -148,6 +180,32 @@ slotd_outcome slotd_answer_bytes(slotd_session *session, const char *name,
 /* As slotd_answer: the message was not handled, and will not be. */
 slotd_outcome slotd_refuse(slotd_session *session, const char *name, const char *code,
                            const char *message);
+
+/* Has the answer of the open request of this id come, with a body of JSON; the test fails if there is
+ * none. Where the handler fails it, unless by a rejection that is final, the next call brings it
+ * again, as the next attempt: 20 times in all. */
+slotd_outcome slotd_respond(slotd_session *session, const char *id, uint16_t status,
+                            const char *json);
+/* As slotd_respond, with any body, and headers (names in lower case) that the answer keeps. */
+slotd_outcome slotd_respond_bytes(slotd_session *session, const char *id, uint16_t status,
+                                  const slotd_pair *headers, size_t header_count,
+                                  const char *content_type, slotd_str body);
+/* As slotd_respond: there is no answer, and will be none. */
+slotd_outcome slotd_fail_request(slotd_session *session, const char *id, const char *code,
+                                 const char *reason);
+/* A part of the answer comes, and is shown to subscribers: an event, which has a number of its own,
+ * without a call of the handler. Where the text at a path is shown it is that, where data is, the data
+ * of one event. The test fails if the answer is not shown. */
+void slotd_part(slotd_session *session, const char *id, const char *text);
+/* The request has to be made again, since the connection broke, or the node: what was shown of it is
+ * void, which the next part says first. */
+void slotd_restart(slotd_session *session, const char *id);
+/* The answer whose parts were shown comes to its end: as slotd_respond, with the status 200 and what
+ * was shown as the body. */
+slotd_outcome slotd_end(slotd_session *session, const char *id);
+/* The first subscriber has come, or the last one has been gone for some seconds, and the handler is
+ * told; the test fails if it does not watch them. On a node what fails is not tried again. */
+slotd_outcome slotd_tell_presence(slotd_session *session, bool present);
 
 /* Asks a query. */
 slotd_outcome slotd_ask(slotd_session *session, const char *json);

@@ -7,6 +7,10 @@ A timer's message emits ``fired``, with what it says of itself, and replies with
 body is an ``{"op": ..}``, that is done before; where it has ``{"fails": N}``, N attempts are
 rejected for now. Another session's message does the same with ``received``, and an answer with
 ``answered``, where what is done is the ``answer`` of the body that was answered.
+
+What came of a request over HTTP is added to the list under the key ``answers``, and emits
+``answered``; where there is a key ``fail-answers``, it is rejected for now. Whether there are
+subscribers is added to the list under ``presence``, and emits ``presence``.
 """
 
 import os
@@ -20,6 +24,7 @@ from slotd_guest import (
     Context,
     Delivery,
     Firing,
+    HttpAnswer,
     Level,
     MigrateContext,
     QueryContext,
@@ -28,6 +33,7 @@ from slotd_guest import (
     Reply,
     State,
     StateView,
+    Stream,
     TimersView,
     from_json,
 )
@@ -86,6 +92,9 @@ class Op:
         except OverflowError:
             raise self.bad(f"{name} is {self.number(name)}") from None
 
+    def object(self, name: str) -> "Op":
+        return Op(self.any(name), self._code)
+
     def hex(self, name: str) -> bytes:
         try:
             return bytes.fromhex(self.text(name))
@@ -98,6 +107,12 @@ class KitchenSink(RawHandler):
         origin = cx.origin
         if origin.answer is not None:
             return Reply.json(answered(cx, origin.answer, body))
+        if origin.http is not None:
+            return Reply.json(fetched(cx, origin.http, body))
+        if origin.present is not None:
+            append(cx.state, "presence", origin.present)
+            cx.emit("presence", origin.present)
+            return Reply.json(origin.present)
         if cx.content_type != "application/json":
             return Reply(cx.content_type, body)
         value = from_json(body, code="bad-message")
@@ -126,9 +141,13 @@ def obey(cx: Context, attempt: int, body: Any) -> None:
     if isinstance(body, dict):
         fails = body.get("fails")
         if isinstance(fails, int) and attempt <= fails:
-            raise Rejection("told-to", "As told.", retriable=True)
+            raise told_to()
         if "op" in body:
             change(cx, Op(body, "bad-message"))
+
+
+def told_to() -> Rejection:
+    return Rejection("told-to", "As told.", retriable=True)
 
 
 def received(cx: Context, delivery: Delivery, body: Any) -> Any:
@@ -160,6 +179,25 @@ def answered(cx: Context, answer: Answer, data: bytes) -> Any:
     }
     cx.emit("answered", said)
     return said
+
+
+def fetched(cx: Context, answer: HttpAnswer, data: bytes) -> Any:
+    if "fail-answers" in cx.state:
+        raise told_to()
+    said: dict[str, Any] = {"id": answer.id}
+    if answer.response is not None:
+        said["status"] = answer.response.status
+    elif answer.failure is not None:
+        said["failure"] = answer.failure.code
+    said["body"] = data.decode("utf-8", "replace")
+    said |= {"attempts": answer.attempts, "attempt": answer.attempt}
+    append(cx.state, "answers", said)
+    cx.emit("answered", said)
+    return said
+
+
+def append(state: State, key: str, value: Any) -> None:
+    state.set(key, [*state.get(key, []), value])
 
 
 def fired(cx: Context, firing: Firing, body: Any) -> Any:
@@ -213,6 +251,14 @@ def change(cx: Context, op: Op) -> Any:
             cx.keep()
         case "send":
             send(cx, op)
+        case "request":
+            return request(cx, op)
+        case "cancel-request":
+            return cx.http.cancel(op.text("id"))
+        case "close":
+            cx.close()
+        case "watch":
+            cx.watch_subscribers(op.flag("wanted"))
         case "log":
             level = LEVELS.get(op.text("level"))
             if level is None:
@@ -269,6 +315,14 @@ def ask(cx: QueryContext, op: Op) -> Any:
             cx._forbidden().keep()
         case "send":
             send(cx._forbidden(), op)
+        case "request":
+            return request(cx._forbidden(), op)
+        case "cancel-request":
+            return cx._forbidden().http.cancel(op.text("id"))
+        case "close":
+            cx._forbidden().close()
+        case "watch":
+            cx._forbidden().watch_subscribers(op.flag("wanted"))
         case _:
             return look(cx, cx.state, cx.timers, op)
     return {}
@@ -297,6 +351,8 @@ def look(cx: Context | QueryContext, state: StateView, timers: TimersView, op: O
                 {"name": timer.name, "due": timer.due_ms, "failures": timer.failures}
                 for timer in timers.list()
             ]
+        case "open-requests":
+            return cx.http.open()
         case "clock":
             return {"time_ms": cx.time_ms, "native_ms": round(time.time() * 1000)}
         case "random":
@@ -343,6 +399,56 @@ def send(cx: Context, op: Op) -> None:
     body = op.any("body") if op.has("body") else Reply.bytes(op.hex("hex"))
     for _ in range(op.number("times") if op.is_given("times") else 1):
         cx.send(to, body, reply_as=reply_as)
+
+
+def request(cx: Context, op: Op) -> Any:
+    """What is wrong with it, if something is."""
+    id, method, url = op.text("id"), op.text("method"), op.text("url")
+    headers = pairs(op, "headers") if op.is_given("headers") else []
+    # As bytes: text would say in a header that it is text.
+    body = op.text("body").encode() if op.is_given("body") else None
+    options = of_request(op.object("options")) if op.is_given("options") else {}
+    try:
+        cx.http.request(id, method, url, headers=headers, body=body, **options)
+    except Rejection as rejection:
+        if rejection.code == "bad-request":
+            return {"problem": rejection.message}
+        raise
+    return None
+
+
+def of_request(op: Op) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for name in ("timeout", "deadline"):
+        if op.is_given(f"{name}_ms"):
+            options[name] = op.duration(f"{name}_ms")
+    for name in ("attempts", "redirects", "answer_bytes"):
+        if op.is_given(name):
+            options[name] = op.number(name)
+    if op.is_given("keep_headers"):
+        options["keep_headers"] = [str(name) for name in op.any("keep_headers")]
+    if op.is_given("stream"):
+        stream = op.object("stream")
+        kind = stream.text("kind")
+        match stream.any("form"):
+            case "text" | "data" as form:
+                options["stream"] = Stream(kind, form)
+            case {"joined": str() as path}:
+                options["stream"] = Stream(kind, joined=path)
+            case other:
+                raise op.bad(f"form is {other!r:.40}")
+    return options
+
+
+def pairs(op: Op, name: str) -> list[tuple[str, str]]:
+    found = []
+    for pair in op.any(name):
+        match pair:
+            case [str() as first, str() as second]:
+                found.append((first, second))
+            case _:
+                raise op.bad(f"{name} is no list of pairs")
+    return found
 
 
 def write(state: State, op: Op) -> None:

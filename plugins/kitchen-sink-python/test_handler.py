@@ -3,7 +3,10 @@ from typing import Any
 
 from handler import KitchenSink
 from slotd_guest import Reply
-from slotd_guest.testing import Harness, Refused, Rejected, Trapped
+from slotd_guest.testing import Closed, Harness, Refused, Rejected, Trapped
+
+URL = "https://api.example.com/é?k={{secret:K}}"
+REQUEST: dict[str, Any] = {"op": "request", "id": "c", "method": "GET", "url": URL}
 
 
 class KitchenSinkTest(unittest.TestCase):
@@ -63,6 +66,10 @@ class KitchenSinkTest(unittest.TestCase):
             {"op": "send", "to": "sink/a"},
             {"op": "send", "to": "sink/a", "body": 1, "hex": "00"},
             {"op": "send", "body": 1},
+            REQUEST | {"id": 1},
+            REQUEST | {"headers": [["a"]]},
+            REQUEST | {"options": 1},
+            REQUEST | {"options": {"stream": {"kind": "k", "form": "json"}}},
         ):
             with self.assertRaises(Rejected) as rejected:
                 self.sink.send(message)
@@ -80,6 +87,10 @@ class KitchenSinkTest(unittest.TestCase):
             {"op": "expire", "after": 1},
             {"op": "keep"},
             {"op": "send", "to": "sink/a", "body": 1},
+            REQUEST,
+            {"op": "cancel-request", "id": "a"},
+            {"op": "close"},
+            {"op": "watch", "wanted": True},
         ):
             with self.assertRaises(Trapped):
                 self.sink.query(op)
@@ -168,6 +179,65 @@ class KitchenSinkTest(unittest.TestCase):
         refusal = {"code": "no", "message": "No.", "retriable": False}
         said = said | {"refusal": refusal, "body": None}
         self.assertEqual(self.sink.refuse("r", "no", "No.").parse(), said)
+
+    def test_requests(self) -> None:
+        options = {
+            "timeout_ms": 1,
+            "deadline_ms": 2,
+            "attempts": 3,
+            "redirects": 4,
+            "answer_bytes": 5,
+            "keep_headers": ["x-*"],
+            "stream": {"kind": "token", "form": {"joined": "a.0"}},
+        }
+        a = {"id": "a", "method": "POST", "headers": [["x-a", "b"]], "body": "é"}
+        self.assertIsNone(self.sink.send(REQUEST | a | {"options": options}).parse())
+        b = {"id": "b", "options": {"stream": {"kind": "k", "form": "data"}}}
+        self.assertIsNone(self.sink.send(REQUEST | b).parse())
+        first, second = self.sink.requests
+        self.assertEqual((first.method, first.url, first.body), ("POST", URL, "é".encode()))
+        self.assertEqual(first.headers.pairs, (("x-a", "b"),))
+        of = first.options
+        numbers = (of.timeout_ms, of.deadline_ms, of.attempts, of.redirects, of.answer_bytes)
+        self.assertEqual(numbers, (1, 2, 3, 4, 5))
+        self.assertEqual((of.keep_headers, of.stream), (["x-*"], ("token", "joined", "a.0")))
+        self.assertEqual((len(second.headers), second.body), (0, b""))
+        self.assertEqual(second.options.stream, ("k", "data", None))
+        problem = {"problem": "the number of attempts is 1 to 20, not 21"}
+        self.assertEqual(self.sink.send(REQUEST | {"options": {"attempts": 21}}).parse(), problem)
+        self.assertEqual((self.do("open-requests"), self.ask("open-requests")), (["a", "b"],) * 2)
+        was = (self.do("cancel-request", id="b"), self.do("cancel-request", id="b"))
+        self.assertEqual(was, (True, False))
+
+    def test_answers_of_requests(self) -> None:
+        a = {"id": "a", "options": {"stream": {"kind": "token", "form": "text"}}}
+        self.sink.send(REQUEST | a)
+        self.do("set", key="fail-answers", value=None)
+        with self.assertRaises(Rejected) as rejected:
+            self.sink.respond("a", parts=["hi"])
+        self.assertEqual(rejected.exception.code, "told-to")
+        self.do("delete", key="fail-answers")
+        said = {"id": "a", "status": 200, "body": "hi", "attempts": 1, "attempt": 2}
+        self.assertEqual(self.sink.respond("a").parse(), said)
+        event = self.sink.events[-1]
+        self.assertEqual((event.kind, event.parse()), ("answered", said))
+        self.sink.send(REQUEST)
+        failed = {"id": "c", "failure": "timeout", "body": "", "attempts": 5, "attempt": 1}
+        self.assertEqual(self.sink.fail("c", "timeout", attempts=5).parse(), failed)
+        self.assertEqual(self.sink.get("answers"), [said, failed])
+
+    def test_presence_and_close(self) -> None:
+        self.assertEqual(self.do("watch", wanted=True), {})
+        told = [self.sink.presence(present).parse() for present in (True, False)]
+        self.assertEqual((told, self.sink.get("presence")), ([True, False], [True, False]))
+        events = [(event.kind, event.parse()) for event in self.sink.events]
+        self.assertEqual(events, [("presence", True), ("presence", False)])
+        self.do("watch", wanted=False)
+        self.assertFalse(self.sink.watches_subscribers)
+        self.assertEqual(self.do("close"), {})
+        with self.assertRaises(Closed):
+            self.do("close")
+        self.assertEqual(self.ask("get", key="presence"), {"value": [True, False]})
 
     def test_bodies(self) -> None:
         body = bytes(range(256))

@@ -1,5 +1,6 @@
 import { Rejection } from "./error.js";
 import { expire } from "./expire.js";
+import { Http, HttpView } from "./http.js";
 import { parseBytes, stringifyBytes } from "./json.js";
 import { toBytes } from "./reply.js";
 import { send } from "./sends.js";
@@ -33,6 +34,7 @@ export class Context extends Base {
         this.timeMs = timeMs;
         this.state = new State(host);
         this.timers = new Timers(host);
+        this.http = new Http(host);
     }
     get sender() {
         return this.origin.kind === "client" ? this.origin.sender : undefined;
@@ -55,6 +57,12 @@ export class Context extends Base {
     keep() {
         this.#host.expire(undefined);
     }
+    close() {
+        this.#host.close();
+    }
+    watchSubscribers(wanted = true) {
+        this.#host.watchSubscribers(Boolean(wanted));
+    }
     send(to, body, options) {
         send(this.#host, to, body, options);
     }
@@ -75,6 +83,7 @@ export class QueryContext extends Base {
         this.timeMs = timeMs;
         this.state = new StateView(host);
         this.timers = new TimersView(host);
+        this.http = new HttpView(host);
     }
     parse(body) {
         return parseBody("query", body);

@@ -1,4 +1,5 @@
 import { isRejection, Rejection } from "./error.js";
+import { HttpBody } from "./http.js";
 import { Reply } from "./reply.js";
 
 const RAW = Symbol("raw");
@@ -27,7 +28,7 @@ export function unfit(exported) {
     const wanted = "export default handler({ handle(cx, message) { .. } })";
     if (typeof exported !== "object" || exported === null) return `it has no default export: ${wanted}`;
     if (typeof exported.handle !== "function") return `its default export has no function \`handle\`: ${wanted}`;
-    for (const name of ["answer", "query", "migrate", "parseMessage", "parseQuery"]) {
+    for (const name of ["answer", "httpAnswer", "presence", "query", "migrate", "parseMessage", "parseQuery"]) {
         const type = typeof exported[name];
         if (type !== "function" && type !== "undefined") return `\`${name}\` of its default export is no function`;
     }
@@ -43,6 +44,8 @@ export function callHandle(handler, cx, body) {
         if (handler[RAW]) return checked("handle", handler.handle(cx, body));
         // What another service replies is no message of this one's, and a refusal has no body.
         if (cx.origin.kind === "answer") return callAnswer(handler, cx, cx.origin, body);
+        if (cx.origin.kind === "http") return callHttpAnswer(handler, cx, cx.origin, body);
+        if (cx.origin.kind === "presence") return callPresence(handler, cx, cx.origin);
         const message = validated(handler, "parseMessage", "bad-message", cx.parse(body));
         return json("handle", handler.handle(cx, message));
     });
@@ -52,6 +55,16 @@ function callAnswer(handler, cx, origin, body) {
     if (handler.answer === undefined) throw new Rejection("no-answers", "this plugin takes no answers");
     const reply = origin.refusal === undefined ? cx.parse(body) : undefined;
     return json("answer", handler.answer(cx, origin, reply));
+}
+
+function callHttpAnswer(handler, cx, origin, body) {
+    if (handler.httpAnswer === undefined) throw new Rejection("no-requests", "this plugin takes no answers of requests");
+    return json("httpAnswer", handler.httpAnswer(cx, origin, new HttpBody(cx.contentType, body)));
+}
+
+function callPresence(handler, cx, { present }) {
+    if (handler.presence === undefined) throw new Rejection("no-presence", "this plugin does not look at who is subscribed");
+    return json("presence", handler.presence(cx, present));
 }
 
 export function callQuery(handler, cx, body) {

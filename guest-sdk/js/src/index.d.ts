@@ -2,15 +2,15 @@
 
 /// <reference path="./globals.d.ts" />
 
-/** Where a message comes from. Of these, `http` does not occur so far. */
+/** Where a message comes from. */
 export type Origin =
     /** A client; the name that it gave as its sender, if any. */
     | { kind: "client"; sender: string | undefined }
     | SessionOrigin
     | AnswerOrigin
     | TimerOrigin
-    /** The answer to an outbound request, by its id. */
-    | { kind: "http"; request: string };
+    | HttpOrigin
+    | PresenceOrigin;
 
 /** A timer that this session set. */
 export interface TimerOrigin {
@@ -59,6 +59,48 @@ export interface Refusal {
     message: string;
     /** Whether the same may succeed later. */
     retriable: boolean;
+}
+
+/** What came of a request over HTTP: an answer, whatever its status, or why there is none. */
+export type HttpOrigin = {
+    kind: "http";
+    /** As in `cx.http.request`. */
+    id: string;
+    /** How often the request was made. */
+    attempts: number;
+    /** How often this message is tried, this time included: 1 the first time. */
+    attempt: number;
+} & ({ response: HttpResponse; failure: undefined } | { response: undefined; failure: HttpFailure });
+
+/** An answer without its body. */
+export interface HttpResponse {
+    status: number;
+    /** The status is 200 to 299. */
+    ok: boolean;
+    /** Those that are kept, with names in lower case; where there are several of a name, joined with `", "`. */
+    headers: Record<string, string>;
+    /** The same, one by one. */
+    rawHeaders: [name: string, value: string][];
+}
+
+/** Why a request has no answer. */
+export interface HttpFailure {
+    /**
+     * `refused`, `invalid`, `secret-unknown`, `busy`, `dns`, `connect`, `tls`, `timeout`, `too-large`, `redirect`,
+     * `protocol` or `deadline`; later versions may have more.
+     */
+    code: string;
+    /** One sentence, for people. */
+    reason: string;
+    /** Of an answer that did not come to its end: the body is what had come of it. */
+    response: HttpResponse | undefined;
+}
+
+/** The session's subscribers have come or gone: see `Context.watchSubscribers`. */
+export interface PresenceOrigin {
+    kind: "presence";
+    /** There is one, and there was none; else the last one has gone. */
+    present: boolean;
 }
 
 /** Levels of the node's log. */
@@ -177,6 +219,96 @@ export class Timers extends TimersView {
     cancel(name: string): boolean;
 }
 
+/** How a request is made. What is not given is as the node has it. */
+export interface HttpOptions {
+    headers?: Readonly<Record<string, string | number | readonly string[]>> | Iterable<readonly [name: string, value: string]>;
+    /** The body, as JSON. */
+    json?: unknown;
+    /** The body: text, bytes, or a `Reply` with its content type. 256 KiB at most. */
+    body?: string | Uint8Array | ArrayBuffer | Reply;
+    /** Of one attempt, with all of its answer. `"60s"` if not given; 10 minutes at most. */
+    timeout?: Duration;
+    /** Of all attempts together, from this message's time on. `"10m"` if not given; a day at most. */
+    deadline?: Duration;
+    /** How often it is tried; 5 if not given, 20 at most. */
+    attempts?: number;
+    /** How many redirects are followed; 5 if not given, 10 at most. With 0 a redirect is an answer. */
+    redirects?: number;
+    /** Bytes of the answer's body, decompressed; 1 MiB if not given, which is the most. */
+    answerBytes?: number;
+    /** Headers of the answer that are kept beside those that always are, by name or by `prefix*`. */
+    keepHeaders?: readonly string[];
+    /** The answer is shown to the session's subscribers while it comes. */
+    stream?: HttpStream;
+}
+
+/** How an answer is shown while it comes: as events that have their place in the session's history. */
+export interface HttpStream {
+    /** Of the events, as in `Context.emit`. */
+    kind: string;
+    /**
+     * - `"text"`, which it is if not given: as text, as it comes.
+     * - `"data"`: the `data` of each server-sent event, one event each.
+     * - `{ joined: "choices.0.delta.content" }`: the text at this path of each server-sent event's data, which is JSON.
+     *   All of it joined is the body of the answer.
+     */
+    form?: "text" | "data" | { joined: string };
+}
+
+/** The session's requests, to read. */
+export class HttpView {
+    private constructor();
+    /** The ids of the requests whose answer the handler has not had, in order of their bytes. */
+    open(): string[];
+}
+
+/**
+ * The session's requests over HTTP. One is made once this message is durable, **at least** once: each attempt has the
+ * same header `idempotency-key`, which no other request has. Its answer, or why there is none, is a message of this
+ * session: see `Handler.httpAnswer`.
+ *
+ * A service reaches only the hosts that its operator names in `effects.http`; a request to another one, or with a secret
+ * that is not for that host, ends the call (403 `request-refused`). 16 requests that one message makes, 100 that are
+ * open, 256 KiB a body; past a limit, and where URL, method or headers can't be any, the call ends in a trap.
+ */
+export class Http extends HttpView {
+    private constructor();
+    /**
+     * Makes a request, in place of an open one of that id.
+     * @param id 1 to 128 bytes, no control characters
+     * @param init.method `"GET"` if not given
+     * @throws {Rejection} `bad-request` where an option can't be so; {TypeError} for what is no request at all
+     */
+    request(id: string, url: string, init?: HttpOptions & { method?: string }): void;
+    get(id: string, url: string, options?: HttpOptions): void;
+    post(id: string, url: string, options?: HttpOptions): void;
+    put(id: string, url: string, options?: HttpOptions): void;
+    patch(id: string, url: string, options?: HttpOptions): void;
+    delete(id: string, url: string, options?: HttpOptions): void;
+    /** Ends a request: its answer will not come, though it may have been made. Whether there was one. */
+    cancel(id: string): boolean;
+}
+
+/**
+ * What stands in a URL or the value of a header for the operator's secret of that name: `{{secret:NAME}}`. The handler
+ * never sees the secret itself, and neither does the session's history.
+ * @throws {TypeError} where it can't be the name of one: letters, digits and `_`, 64 at most
+ */
+export function secret(name: string): string;
+
+/** The body of an answer. */
+export class HttpBody {
+    private constructor();
+    readonly contentType: string;
+    readonly bytes: Uint8Array;
+    /**
+     * From JSON.
+     * @throws {Rejection} `bad-message` where it is none: the answer is then kept for an operator
+     */
+    json(): any;
+    text(): string;
+}
+
 /** When a session expires: so long after the message's time, or at a time. */
 export type Expiry = { after: Duration; at?: undefined } | { at: Date | number; after?: undefined };
 
@@ -185,7 +317,7 @@ export class Context<S extends object = AnyState> {
     private constructor();
     /** The session's id within its service. */
     readonly session: string;
-    /** The number that this message gets if it is not rejected: from 1, without a gap. */
+    /** The number that this message gets if it is not rejected. Parts of streams have numbers, too. */
     readonly seq: number;
     /** The sender's idempotency key, if it gave one. */
     readonly id: string | undefined;
@@ -199,6 +331,8 @@ export class Context<S extends object = AnyState> {
     readonly state: State<S>;
     /** The session's timers: messages that it sends itself later. */
     readonly timers: Timers;
+    /** The session's requests over HTTP. */
+    readonly http: Http;
     /**
      * Tells the session's subscribers, once the message is durable. `kind` is a word, none that
      * slotd itself uses (`error`, and all that begin with `slotd.`); the body is `value` as JSON.
@@ -227,6 +361,16 @@ export class Context<S extends object = AnyState> {
     expire(when: Expiry): void;
     /** The session does not expire. */
     keep(): void;
+    /**
+     * Closes the session with this message: it takes no more of them, of whomever, and is still read and queried. Its
+     * timers and requests end, and it hears no more of what it has sent, which goes on its way. It still expires.
+     */
+    close(): void;
+    /**
+     * Has `Handler.presence` told when the session's first subscriber comes, and when the last one has been gone for
+     * some seconds; with `false` not any more.
+     */
+    watchSubscribers(wanted?: boolean): void;
     /**
      * Sends a message to another session, or to this one: once this message is durable, and exactly once.
      * What is sent to one session arrives in order. The body is sent as JSON, a `Reply` as it is.
@@ -260,6 +404,7 @@ export class QueryContext<S extends object = AnyState> {
     readonly timeMs: number;
     readonly state: StateView<S>;
     readonly timers: TimersView;
+    readonly http: HttpView;
     log(level: Level, text: string): void;
     /**
      * A body from JSON, for raw handlers.
@@ -329,6 +474,21 @@ export interface Handler<Message = any, Query = any, S extends object = AnyState
      * @param reply what the other session replied, from JSON; undefined where it refused
      */
     answer?(cx: Context<S>, answer: AnswerOrigin, reply: any): Answer;
+    /**
+     * Applies what came of a request (`cx.http`): as `handle`, except that `parseMessage` is not asked. It may make
+     * another request of the same id.
+     *
+     * Without it an answer is rejected as `no-requests`, and kept for an operator.
+     * @param answer whose answer it is, the same as `cx.origin`; with `failure` where there is none
+     * @param body the answer's body; of a failure what had come of it
+     */
+    httpAnswer?(cx: Context<S>, answer: HttpOrigin, body: HttpBody): Answer;
+    /**
+     * The session's subscribers have come, or gone: as `handle`, except that what fails is not tried again. Only with
+     * `cx.watchSubscribers()`.
+     * @param present there is one, and there was none; else the last one has gone
+     */
+    presence?(cx: Context<S>, present: boolean): Answer;
     /** Answers a question from the state; it can't change anything. */
     query?(cx: QueryContext<S>, query: Query): Answer;
     /**
@@ -347,7 +507,7 @@ export interface Handler<Message = any, Query = any, S extends object = AnyState
     parseQuery?(value: unknown): Query;
 }
 
-/** As `Handler`, with bytes in and a `Reply` out. `handle` gets outcomes too: see `cx.origin`. */
+/** As `Handler`, with bytes in and a `Reply` out. `handle` gets outcomes, answers and presence too: see `cx.origin`. */
 export interface RawHandler<S extends object = AnyState> {
     handle(cx: Context<S>, body: Uint8Array): Reply;
     query?(cx: QueryContext<S>, body: Uint8Array): Reply;

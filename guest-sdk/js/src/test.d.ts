@@ -38,6 +38,27 @@ export const limits: {
     readonly serviceNameBytes: number;
     readonly sessionIdBytes: number;
     readonly contentTypeBytes: number;
+    /** Requests over HTTP that one message makes. */
+    readonly requests: number;
+    readonly requestIdBytes: number;
+    readonly requestBodyBytes: number;
+    /** Method, URL and headers. */
+    readonly requestHeadBytes: number;
+    readonly requestMethodBytes: number;
+    readonly requestUrlBytes: number;
+    readonly requestHeaders: number;
+    readonly requestHeaderBytes: number;
+    readonly requestTimeoutMs: number;
+    readonly requestDeadlineMs: number;
+    readonly requestAttempts: number;
+    readonly requestRedirects: number;
+    readonly requestKeepHeaders: number;
+    readonly requestKeepHeaderBytes: number;
+    readonly streamKindBytes: number;
+    readonly streamPathBytes: number;
+    readonly answerBytes: number;
+    /** How often the message that an answer becomes is tried. */
+    readonly answerAttempts: number;
     readonly logLines: number;
     readonly logLineBytes: number;
 };
@@ -107,6 +128,48 @@ export interface Sent {
     text(): string;
 }
 
+/** A request over HTTP that a message made. */
+export interface Requested {
+    /** The sequence number of the message that made it. */
+    readonly seq: number;
+    readonly id: string;
+    readonly method: string;
+    readonly url: string;
+    readonly headers: readonly [name: string, value: string][];
+    readonly body: Uint8Array;
+    readonly options: RequestedOptions;
+    /** The value of a header, whatever the case of its name. */
+    header(name: string): string | undefined;
+    /** The body from JSON. */
+    json(): any;
+    text(): string;
+}
+
+/** Options of a request, as the host has them. */
+export interface RequestedOptions {
+    readonly timeoutMs: number | undefined;
+    readonly deadlineMs: number | undefined;
+    readonly attempts: number | undefined;
+    readonly redirects: number | undefined;
+    readonly answerBytes: number | undefined;
+    readonly keepHeaders: readonly string[];
+    readonly stream: { kind: string; form: { tag: "text" | "data" } | { tag: "joined"; val: string } } | undefined;
+}
+
+/** An answer to a request, as a test gives it. */
+export interface GivenAnswer {
+    /** Those that the request does not keep are left out, as a node does. */
+    headers?: Readonly<Record<string, string | number>> | Iterable<readonly [name: string, value: string]>;
+    /** The body, as JSON. */
+    json?: unknown;
+    /** The body: text, bytes, or a `Reply` with its content type. Where there is none, it is what was shown as parts. */
+    body?: string | Uint8Array | Reply;
+    /** Parts of the stream that come before: see `Harness.part`. Several pieces of one part are an array. */
+    parts?: readonly unknown[];
+    /** How often the request was made; as often as it was restarted, and once more, if not given. */
+    attempts?: number;
+}
+
 /** When a timer of a session fires, as the host has it. */
 export type When =
     | { tag: "at" | "after" | "every"; val: number }
@@ -146,12 +209,28 @@ export interface Session {
     sent: Sent[];
     /** Of that, what waits for its outcome, and how often its handler has failed that. */
     unanswered: { sent: Sent; failures: number }[];
+    /** All requests over HTTP that its messages made, in order. */
+    requests: Requested[];
+    /**
+     * Of them, those whose answer the handler has not had: how often each was made, what of its answer was shown, and
+     * how often the handler has failed it.
+     */
+    openRequests: Map<string, { request: Requested; attempts: number; shown: string[]; failures: number }>;
+    /** It takes no more messages. */
+    closed: boolean;
+    /** It is told when its subscribers come and go. */
+    watchesSubscribers: boolean;
 }
 
 /** A handler's fault, a passed limit, or something that is not allowed. Nothing was kept. */
 export class Trapped extends Error {
     /** What the handler threw, if it did. */
     readonly cause: unknown;
+}
+
+/** The session was closed before, and takes no more messages. */
+export class Closed extends Error {
+    readonly code: "session-closed";
 }
 
 /** `migrate`'s own refusal: the session would stay on the version before. */
@@ -161,9 +240,10 @@ export class Refused extends Error {}
  * One session under a handler, with the host's rules: a message is applied whole or not at all,
  * the number rises on success only, a query can't change anything, time and chance are the
  * message's. The session's clock is the test's: `advance` moves it on and has timers fire. What it sends
- * to other sessions goes nowhere: the test looks at `sent`, and says what comes back. Not modelled: the
- * deadline, the memory limit, the times of cron expressions, which services may send to which, and how
- * many messages may be on their way.
+ * to other sessions goes nowhere: the test looks at `sent`, and says what comes back. So it is with
+ * requests over HTTP: `requests`, `respond` and `fail`. Not modelled: the deadline, the memory limit, the
+ * times of cron expressions, which services may send to which and which hosts they may reach, secrets, how
+ * many messages may be on their way and requests open, and the deadlines of requests.
  *
  * A refusal is thrown as the handler's own `Rejection`, a fault as `Trapped`.
  */
@@ -239,6 +319,42 @@ export class Harness<Message = any, Query = any, S extends object = AnyState> {
     readonly sent: readonly Sent[];
     /** Of that, what waits for its outcome. */
     readonly unanswered: readonly Sent[];
+    /**
+     * Has an open request answered. Gives what the handler replies, from JSON.
+     *
+     * Where the handler fails it throws that, and the request can be answered again, with the next `attempt`; it is
+     * given up after 20 attempts, or a rejection that is not retriable.
+     * @param status 200 if not given
+     * @throws {Error} where there is no such request
+     */
+    respond(id: string, status?: number, answer?: GivenAnswer): any;
+    /**
+     * As `respond`, where the request fails for good.
+     * @param code `timeout`, `connect`, ..: see `HttpFailure`
+     * @param failure.status of an answer that did not come to its end
+     */
+    fail(id: string, code: string, reason?: string, failure?: GivenAnswer & { status?: number }): any;
+    /**
+     * Has a part of a stream shown: what came of the answer at once. It is an entry of the history, with a sequence
+     * number. Pieces are text: of the form `data` each is one event, and may be JSON; else all of them are one.
+     */
+    part(id: string, ...pieces: unknown[]): readonly Event[];
+    /** Has a request made again after its connection broke: where something was shown, an event says that it is void. */
+    restart(id: string): readonly Event[];
+    /** All requests that its messages made so far, in order. */
+    readonly requests: readonly Requested[];
+    /** Of them, those whose answer the handler has not had, in order of the ids' bytes. */
+    readonly openRequests: readonly Requested[];
+    /**
+     * Has the session's first subscriber come, or the last one go. Gives what the handler replies, from JSON; what it
+     * fails is not tried again.
+     * @throws {Error} where the handler does not watch
+     */
+    presence(present: boolean): any;
+    /** The session is closed: messages throw `Closed`. */
+    readonly closed: boolean;
+    /** The handler is told of subscribers. */
+    readonly watchesSubscribers: boolean;
     /** Runs `migrate`, as the host does before a session's first message under this version. */
     migrate(from: string): void;
     /** The session under another handler, after that one's `migrate`. */

@@ -9,6 +9,7 @@ import { callHandle, callMigrate, callQuery, unfit } from "./handler.js";
 import { parse, parseBytes, stringifyBytes } from "./json.js";
 import { Reply } from "./reply.js";
 import { toAddress } from "./sends.js";
+import { answerOf, failureOf, httpLimits, opened, partOf, Requested, requestFault, requestProblem } from "./test-http.js";
 import { Timer, toMs } from "./timers.js";
 import { describe } from "./trace.js";
 
@@ -47,6 +48,7 @@ export const limits = Object.freeze({
     serviceNameBytes: 64,
     sessionIdBytes: 256,
     contentTypeBytes: 128,
+    ...httpLimits,
     logLines: 100,
     logLineBytes: 2048,
 });
@@ -62,6 +64,15 @@ export class Refused extends Error {
     constructor(reason) {
         super(reason);
         this.name = "Refused";
+    }
+}
+
+/** The session takes no more messages. */
+export class Closed extends Error {
+    code = "session-closed";
+    constructor(session) {
+        super(`the session ${JSON.stringify(session)} is closed`);
+        this.name = "Closed";
     }
 }
 
@@ -171,6 +182,10 @@ function newSession() {
         dead: [],
         sent: [],
         unanswered: [],
+        requests: [],
+        openRequests: new Map(),
+        closed: false,
+        watchesSubscribers: false,
     };
 }
 
@@ -198,6 +213,7 @@ export class Harness {
     }
     #handle(origin, contentType, body) {
         const { session } = this;
+        if (session.closed) throw new Closed(session.name);
         const seq = session.seq + 1;
         const reply = this.#call("handle", seq, (host) => {
             const cx = new Context(host, {
@@ -252,6 +268,66 @@ export class Harness {
             if (isFinal || attempt >= limits.sendAttempts) take();
             throw error;
         }
+    }
+
+    respond(id, status = 200, { parts = [], ...answer } = {}) {
+        const open = this.#openRequest(id);
+        for (const part of parts) this.part(id, ...[part].flat());
+        return this.#answerRequest(open, answerOf(open, status, answer));
+    }
+    fail(id, code, reason = `the test says: ${code}`, { parts = [], ...failure } = {}) {
+        const open = this.#openRequest(id);
+        for (const part of parts) this.part(id, ...[part].flat());
+        return this.#answerRequest(open, failureOf(open, code, reason, failure));
+    }
+    part(id, ...pieces) {
+        const open = this.#openRequest(id);
+        const { kind, texts, shown } = partOf(open, pieces);
+        open.shown.push(shown);
+        return this.#show(texts.map((text) => [kind, Reply.text(text)]));
+    }
+    restart(id) {
+        const open = this.#openRequest(id);
+        open.attempts += 1;
+        // Nobody is told that what was not shown is void.
+        const isShown = open.shown.splice(0).length > 0;
+        return this.#show(isShown ? [["slotd.restarted", Reply.json({ id, attempt: open.attempts })]] : []);
+    }
+    /** An entry of the history without a call of the handler. */
+    #show(events) {
+        const { session } = this;
+        if (events.length === 0) return [];
+        session.seq += 1;
+        const shown = events.map(([kind, { contentType, body }]) => new Event(session.seq, kind, contentType, body));
+        session.events.push(...shown);
+        return shown;
+    }
+    #openRequest(id) {
+        const { openRequests } = this.session;
+        const open = openRequests.get(id);
+        if (open !== undefined) return open;
+        throw new Error(`no request ${JSON.stringify(id)} is open; there are ${JSON.stringify([...openRequests.keys()])}`);
+    }
+    #answerRequest(open, { origin, contentType, bytes }) {
+        const { openRequests } = this.session;
+        const { id } = origin;
+        // It has ended when its answer is handled, which may ask again.
+        openRequests.delete(id);
+        try {
+            return valueOf(this.#handle(origin, contentType, bytes));
+        } catch (error) {
+            open.failures = origin.attempt;
+            // A node keeps it for an operator then.
+            const isFinal = isRejection(error) && !error.retriable;
+            if (!isFinal && open.failures < limits.answerAttempts) openRequests.set(id, open);
+            throw error;
+        }
+    }
+    presence(present) {
+        if (!this.session.watchesSubscribers) {
+            throw new Error("the session does not watch its subscribers: its handler has not called cx.watchSubscribers()");
+        }
+        return valueOf(this.#handle({ kind: "presence", present }, "application/octet-stream", new Uint8Array()));
     }
 
     advance(by) {
@@ -337,6 +413,18 @@ export class Harness {
     get unanswered() {
         return this.session.unanswered.map(({ sent }) => sent);
     }
+    get requests() {
+        return this.session.requests;
+    }
+    get openRequests() {
+        return [...this.session.openRequests.values()].map(({ request }) => request).sort((a, b) => byBytes(a.id, b.id));
+    }
+    get closed() {
+        return this.session.closed;
+    }
+    get watchesSubscribers() {
+        return this.session.watchesSubscribers;
+    }
 
     query(query) {
         return valueOf(this.queryBytes("application/json", toJson(query)));
@@ -393,6 +481,8 @@ export class Harness {
             session.sent.push(...tx.sent);
             const asked = tx.sent.filter(({ replyAs }) => replyAs !== undefined);
             session.unanswered.push(...asked.map((sent) => ({ sent, failures: 0 })));
+            session.requests.push(...tx.requests);
+            if (session.closed) endAll(session);
             return answer;
         } catch (thrown) {
             tx.rollBack();
@@ -457,6 +547,14 @@ function toReply(value) {
     return value instanceof Reply ? value : Reply.json(value);
 }
 
+/** What ends with a session that is closed. */
+function endAll(session) {
+    session.timers.clear();
+    session.unanswered.length = 0;
+    session.openRequests.clear();
+    session.watchesSubscribers = false;
+}
+
 function valueOf(reply) {
     return reply.contentType.startsWith("application/json") ? parse(reply.text()) : reply;
 }
@@ -474,6 +572,7 @@ class Transaction {
     events = [];
     notified = [];
     sent = [];
+    requests = [];
     lines = [];
     trapped;
     #mode;
@@ -482,7 +581,7 @@ class Transaction {
     #isFiring;
     #undo = [];
     #timersUndo = [];
-    #expiredBefore;
+    #before;
     #calls = 0;
     #written = 0;
     #eventBytes = 0;
@@ -496,7 +595,8 @@ class Transaction {
         this.#seq = seq;
         this.#session = session;
         this.#isFiring = isFiring;
-        this.#expiredBefore = session.expiresMs;
+        const { expiresMs, closed, watchesSubscribers, openRequests } = session;
+        this.#before = { expiresMs, closed, watchesSubscribers, openRequests: new Map(openRequests) };
     }
 
     get(key) {
@@ -623,6 +723,40 @@ class Transaction {
         this.sent.push(new Sent({ seq: this.#seq, to, contentType, body: body.slice(), replyAs }));
         return undefined;
     }
+    request(id, request) {
+        this.#countRequest("make");
+        const fault = requestFault(request);
+        if (fault !== undefined) this.#trap(fault);
+        const problem = requestProblem(id, request.options);
+        if (problem !== undefined) return problem;
+        if (this.requests.length === limits.requests) this.#trap(`limit: requests: a message may make at most ${limits.requests}`);
+        const requested = new Requested(this.#seq, id, request);
+        this.requests.push(requested);
+        this.#session.openRequests.set(id, opened(requested));
+        return undefined;
+    }
+    cancelRequest(id) {
+        this.#countRequest("cancel");
+        return this.#session.openRequests.delete(id);
+    }
+    openRequests() {
+        this.#count();
+        return [...this.#session.openRequests.keys()].sort(byBytes);
+    }
+    #countRequest(what) {
+        this.#count();
+        if (this.#mode !== "handle") this.#trap(`only \`handle\` may ${what} requests`);
+    }
+    close() {
+        this.#count();
+        if (this.#mode !== "handle") this.#trap("only `handle` may close the session");
+        this.#session.closed = true;
+    }
+    watchSubscribers(wanted) {
+        this.#count();
+        if (this.#mode !== "handle") this.#trap("only `handle` may watch the session's subscribers");
+        this.#session.watchesSubscribers = wanted;
+    }
     /** It becomes a header. */
     #checkContentType(contentType, of) {
         if (contentType.length > limits.contentTypeBytes) {
@@ -667,10 +801,14 @@ class Transaction {
         this.#undo = [];
         for (const [name, before] of this.#timersUndo.reverse()) put(this.#session, name, before);
         this.#timersUndo = [];
-        this.#session.expiresMs = this.#expiredBefore;
+        const { openRequests, ...before } = this.#before;
+        Object.assign(this.#session, before);
+        this.#session.openRequests.clear();
+        for (const [id, open] of openRequests) this.#session.openRequests.set(id, open);
         this.events = [];
         this.notified = [];
         this.sent = [];
+        this.requests = [];
     }
 
     #write(key, value) {

@@ -1,6 +1,7 @@
 // The component's side: what the host calls, and what QuickJS lacks.
 
 import effects from "slotd:slot/effects@1.1.0";
+import http from "slotd:slot/http@1.1.0";
 import log from "slotd:slot/log@1.1.0";
 import sends from "slotd:slot/sends@1.1.0";
 import session from "slotd:slot/session@1.1.0";
@@ -11,12 +12,26 @@ import random from "wasi:random/random@0.2.12";
 import { Context, MigrateContext, QueryContext } from "./context.js";
 import { Chance, define, globals } from "./globals.js";
 import { callHandle, callMigrate, callQuery, unfit } from "./handler.js";
+import { toOrigin } from "./http.js";
 import { describe, setMap } from "./trace.js";
 
 /** The `err` of a function of the interface, where that is a sentence. */
 function sentence(thrown) {
     if (typeof thrown?.payload !== "string") throw thrown;
     return thrown.payload;
+}
+
+/** What is not given is null to the interface. */
+function optionsOf({ timeoutMs, deadlineMs, attempts, redirects, answerBytes, keepHeaders, stream }) {
+    return {
+        timeoutMs: timeoutMs ?? null,
+        deadlineMs: deadlineMs ?? null,
+        attempts: attempts ?? null,
+        redirects: redirects ?? null,
+        answerBytes: answerBytes ?? null,
+        keepHeaders,
+        stream: stream ?? null,
+    };
 }
 
 const host = {
@@ -34,6 +49,8 @@ const host = {
             return sentence(thrown);
         }
     },
+    close: session.close,
+    watchSubscribers: session.watchSubscribers,
     schedule: (name, when, contentType, body) => {
         try {
             return { due: timers.schedule(name, when, contentType, body) };
@@ -52,6 +69,16 @@ const host = {
             return sentence(thrown);
         }
     },
+    request: (id, { options, ...request }) => {
+        try {
+            http.request(id, { ...request, options: optionsOf(options) });
+            return undefined;
+        } catch (thrown) {
+            return sentence(thrown);
+        }
+    },
+    cancelRequest: http.cancel,
+    openRequests: http.open,
     log: log.write,
 };
 
@@ -97,25 +124,30 @@ function answer({ reply, rejected }) {
     };
 }
 
+function fromSession({ tag, val }) {
+    const { service, session } = val.sender;
+    const sender = { service, session };
+    if (tag === "message") return { kind: "session", sender, attempt: val.attempt, replyWanted: val.replyWanted };
+    const { name, attempt } = val;
+    if (val.refusal == null) return { kind: "answer", name, sender, refusal: undefined, attempt };
+    const { code, message, retriable } = val.refusal;
+    return { kind: "answer", name, sender, refusal: { code, message, retriable }, attempt };
+}
+
 const ORIGINS = {
     client: (sender) => ({ kind: "client", sender: sender ?? undefined }),
-    // Each message of a session has a `current`.
     session: () => {
-        const { tag, val } = sends.current();
-        const { service, session } = val.sender;
-        const sender = { service, session };
-        if (tag === "message") return { kind: "session", sender, attempt: val.attempt, replyWanted: val.replyWanted };
-        const { name, attempt } = val;
-        if (val.refusal == null) return { kind: "answer", name, sender, refusal: undefined, attempt };
-        const { code, message, retriable } = val.refusal;
-        return { kind: "answer", name, sender, refusal: { code, message, retriable }, attempt };
+        const arrival = sends.current();
+        // What is no other session's says whether this one has subscribers.
+        return arrival == null ? { kind: "presence", present: session.current() === "present" } : fromSession(arrival);
     },
     // Each message of a timer has a `current`.
     timer: (name) => {
         const { dueMs, missed, attempt } = timers.current();
         return { kind: "timer", name, dueMs, missed, attempt };
     },
-    http: (request) => ({ kind: "http", request }),
+    // Each answer has a `current`.
+    http: () => toOrigin(http.current()),
 };
 
 /** What a component exports, from a module's default export. */

@@ -12,6 +12,17 @@ A handler decides what happens to the messages of a session. Subclass :class:`Ha
 from ._context import Context, Firing, Level, Log, MigrateContext, Origin, QueryContext
 from ._errors import Rejection
 from ._handler import Handler, RawHandler
+from ._http import (
+    Headers,
+    Http,
+    HttpAnswer,
+    HttpBody,
+    HttpFailure,
+    HttpView,
+    Response,
+    Stream,
+    secret,
+)
 from ._json import from_json, to_json
 from ._reply import Reply
 from ._sends import Address, Answer, Delivery, Refusal
@@ -25,6 +36,12 @@ __all__ = [
     "Delivery",
     "Firing",
     "Handler",
+    "Headers",
+    "Http",
+    "HttpAnswer",
+    "HttpBody",
+    "HttpFailure",
+    "HttpView",
     "Level",
     "Log",
     "MigrateContext",
@@ -34,11 +51,14 @@ __all__ = [
     "Refusal",
     "Rejection",
     "Reply",
+    "Response",
     "State",
     "StateView",
+    "Stream",
     "Timer",
     "Timers",
     "TimersView",
     "from_json",
+    "secret",
     "to_json",
 ]

@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 from ._context import Context, MigrateContext, QueryContext
 from ._errors import Rejection
 from ._handler import Handler, RawHandler, _Base
+from ._http import HttpBody
 from ._json import NotJson, decode, to_json
 from ._reply import Reply
 from ._typed import Mismatch, Reader, reader_of
@@ -24,7 +25,7 @@ class Program:
             raise TypeError(f"{handler!r} is no subclass of slotd_guest.Handler or RawHandler")
         if handler.handle in (Handler.handle, RawHandler.handle):
             raise TypeError(f"{handler.__name__} has no method `handle`")
-        for name in ("handle", "answer", "query", "migrate"):
+        for name in ("handle", "answer", "http_answer", "presence", "query", "migrate"):
             if inspect.iscoroutinefunction(getattr(handler, name, None)):
                 raise TypeError(
                     f"{handler.__name__}.{name} is `async`: a call has nothing to wait for"
@@ -36,6 +37,9 @@ class Program:
         self._message = None if self._raw else _reader(handler, "handle", ("message",))
         self._query = None if self._raw else _reader(handler, "query", ("query",))
         self._reply = None if self._raw else _reader(handler, "answer", ("answer", "reply"))
+        if not self._raw:
+            _check_parameters(handler, "http_answer", ("answer", "body"))
+            _check_parameters(handler, "presence", ("present",))
 
     def handle(self, cx: Context, body: bytes) -> Reply:
         """Raises what the handler raises."""
@@ -48,6 +52,11 @@ class Program:
             if answer.refusal is None:
                 reply = _read(body, self._reply, "bad-message", "reply")
             return _reply(self._new().answer(cx, answer, reply))
+        if cx.origin.http is not None:
+            content = HttpBody(cx.content_type, body)
+            return _reply(self._new().http_answer(cx, cx.origin.http, content))
+        if cx.origin.present is not None:
+            return _reply(self._new().presence(cx, cx.origin.present))
         message = _read(body, self._message, "bad-message", "message")
         return _reply(self._new().handle(cx, message))
 
@@ -74,10 +83,8 @@ def _reader(handler: AnyHandler, method: str, after_cx: tuple[str, ...]) -> Read
     function = getattr(handler, method)
     if function is getattr(Handler, method):
         return None
-    names = list(inspect.signature(function).parameters)
+    names = _check_parameters(handler, method, after_cx)
     where, at = f"{handler.__name__}.{method}", len(after_cx) + 1
-    if len(names) <= at:
-        raise TypeError(f"{where} takes (self, cx, {', '.join(after_cx)})")
     try:
         hints = get_type_hints(function)
     except NameError as error:
@@ -86,6 +93,14 @@ def _reader(handler: AnyHandler, method: str, after_cx: tuple[str, ...]) -> Read
         return reader_of(hints.get(names[at], Any))
     except TypeError as error:
         raise TypeError(f"the type hint of `{names[at]}` of {where}: {error}") from None
+
+
+def _check_parameters(handler: AnyHandler, method: str, after_cx: tuple[str, ...]) -> list[str]:
+    """Their names. One that is missing would be noticed in production only."""
+    names = list(inspect.signature(getattr(handler, method)).parameters)
+    if len(names) <= len(after_cx) + 1:
+        raise TypeError(f"{handler.__name__}.{method} takes (self, cx, {', '.join(after_cx)})")
+    return names
 
 
 def _read(body: bytes, reader: Reader | None, code: str, what: str) -> Any:

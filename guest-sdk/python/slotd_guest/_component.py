@@ -10,6 +10,7 @@ import wit_world  # type: ignore[import-not-found]
 from componentize_py_types import Err  # type: ignore[import-not-found]
 from wit_world.imports import (  # type: ignore[import-not-found]
     effects,
+    http,
     log,
     sends,
     session,
@@ -22,7 +23,8 @@ from . import _build, _trace
 from ._call import Program
 from ._context import Context, Firing, MigrateContext, Origin, QueryContext
 from ._errors import Rejection
-from ._host import SetTimer
+from ._host import Request, SetTimer
+from ._http import Headers, HttpAnswer, HttpFailure, Response
 from ._instance import Chance, Fresh
 from ._logging import to_log
 from ._sends import Address, Answer, Delivery, Refusal
@@ -40,6 +42,32 @@ _MOMENTS = {
 
 def _timer(timer: Any) -> SetTimer:
     return timer.name, timer.due_ms, timer.content_type, timer.body, timer.failures
+
+
+def _stream(stream: tuple[str, str, str | None] | None) -> Any:
+    if stream is None:
+        return None
+    kind, form, path = stream
+    if form == "joined":
+        return http.Streaming(kind, http.StreamForm_Joined(path))
+    return http.Streaming(
+        kind, http.StreamForm_Data() if form == "data" else http.StreamForm_Text()
+    )
+
+
+def _response(response: Any) -> Response | None:
+    return None if response is None else Response(response.status, Headers(response.headers))
+
+
+def _http_answer(of: Any) -> HttpAnswer:
+    response, failure = None, None
+    if isinstance(of.outcome, http.Outcome_Response):
+        response = _response(of.outcome.value)
+    else:
+        of_failure = of.outcome.value
+        code, reason = _fields(of_failure, "code", "reason")
+        failure = HttpFailure(code, reason, _response(of_failure.response))
+    return HttpAnswer(of.id, response, failure, of.attempts, of.attempt)
 
 
 def _fields(value: Any, *names: str) -> list[Any]:
@@ -69,6 +97,9 @@ class _Imports:
             return None
         except Err as error:
             return str(error.value)
+
+    close = staticmethod(session.close)
+    watch_subscribers = staticmethod(session.watch_subscribers)
 
     @staticmethod
     def schedule(name: str, kind: str, value: Any, content_type: str, body: bytes) -> int | str:
@@ -100,6 +131,30 @@ class _Imports:
             return str(error.value)
 
     @staticmethod
+    def request(id: str, request: Request) -> str | None:
+        of = request.options
+        options = http.Options(
+            timeout_ms=of.timeout_ms,
+            deadline_ms=of.deadline_ms,
+            attempts=of.attempts,
+            redirects=of.redirects,
+            answer_bytes=of.answer_bytes,
+            keep_headers=of.keep_headers,
+            stream=_stream(of.stream),
+        )
+        try:
+            http.request(
+                id,
+                http.Details(request.method, request.url, request.headers, request.body, options),
+            )
+            return None
+        except Err as error:
+            return str(error.value)
+
+    cancel_request = staticmethod(http.cancel)
+    open_requests = staticmethod(http.open)
+
+    @staticmethod
     def log(level: int, message: str) -> None:
         # Half a surrogate pair has no UTF-8: not worth losing the line, or the call.
         log.write(_LEVELS[level], message.encode("utf-8", "replace").decode())
@@ -124,12 +179,19 @@ def export(entry: str) -> type:
 
     def origin_of(origin: Any) -> Origin:
         kind = kinds[type(origin)]
-        # Each message of a timer, and of a session, has one.
+        # Each message of a timer, a session and a request has one.
         if kind == "timer":
             firing = Firing(*_fields(timers.current(), "due_ms", "missed", "attempt"))
             return Origin("timer", origin.value, firing)
         if kind == "session":
-            return from_session(sends.current())
+            arrival = sends.current()
+            if arrival is not None:
+                return from_session(arrival)
+            # What is no other session's says whether this one has subscribers.
+            present = session.current() == session.Presence.PRESENT
+            return Origin("presence", origin.value, present=present)
+        if kind == "http":
+            return Origin("http", origin.value, http=_http_answer(http.current()))
         return Origin(kind, origin.value)  # type: ignore[arg-type]
 
     def from_session(arrival: Any) -> Origin:

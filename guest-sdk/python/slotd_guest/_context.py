@@ -9,6 +9,7 @@ from typing import Literal
 
 from ._expire import expire
 from ._host import Host
+from ._http import Http, HttpAnswer, HttpView
 from ._json import to_json
 from ._sends import Answer, Delivery, send
 from ._state import State, StateView
@@ -48,10 +49,10 @@ class Firing:
 class Origin:
     """Where a message comes from: a client (``name`` is the one it gave, if any), a timer that this
     session set (its name), another session (``service/session``), the answer to a message that this
-    session sent (the name in ``reply_as``) or an outbound request (its id). Of these, ``http`` does
-    not occur so far."""
+    session sent (the name in ``reply_as``), the answer to a request over HTTP (its id), or this
+    session's subscribers, who have come or gone (``presence``)."""
 
-    kind: Literal["client", "session", "answer", "timer", "http"]
+    kind: Literal["client", "session", "answer", "timer", "http", "presence"]
     name: str | None
     #: Of a timer's message.
     firing: Firing | None = None
@@ -59,6 +60,10 @@ class Origin:
     delivery: Delivery | None = None
     #: Of an answer.
     answer: Answer | None = None
+    #: Of what came of a request over HTTP.
+    http: HttpAnswer | None = None
+    #: Of presence: there is a subscriber, and there was none; or the last one has gone.
+    present: bool | None = None
 
 
 class Log:
@@ -101,12 +106,14 @@ class Context:
         "time_ms",
         "state",
         "timers",
+        "http",
         "log",
     )
 
     #: The session's id within its service.
     session: str
-    #: The sequence number that this message gets if it is not rejected: from 1, without a gap.
+    #: The sequence number that this message gets if it is not rejected. Parts of streams have
+    #: numbers, too.
     seq: int
     #: The sender's idempotency key, if it gave one.
     id: str | None
@@ -120,6 +127,8 @@ class Context:
     state: State
     #: The session's timers: messages that it sends itself later.
     timers: Timers
+    #: The session's requests over HTTP.
+    http: Http
     log: Log
 
     def __init__(
@@ -141,6 +150,7 @@ class Context:
         self.time_ms = time_ms
         self.state = State(host)
         self.timers = Timers(host)
+        self.http = Http(host)
         self.log = Log(host)
 
     @property
@@ -195,6 +205,17 @@ class Context:
         """The session does not expire."""
         self._host.expire(None)
 
+    def close(self) -> None:
+        """Closes the session with this message: it takes no more of them, of whomever, and is still
+        read and queried. Its timers and requests end, and it hears no more of what it has sent,
+        which goes on its way. It still expires."""
+        self._host.close()
+
+    def watch_subscribers(self, wanted: bool = True) -> None:
+        """Has :meth:`Handler.presence` told when the session's first subscriber comes, and when the
+        last one has been gone for some seconds; with ``False`` not any more."""
+        self._host.watch_subscribers(bool(wanted))
+
     def send(self, to: str, body: object = None, *, reply_as: str | None = None) -> None:
         """Sends a message to another session, or to this one: once this message is durable, and
         exactly once. What is sent to one session arrives in order. ``to`` is ``service/session``,
@@ -213,7 +234,17 @@ class Context:
 class QueryContext:
     """The query that is answered. It can't change anything."""
 
-    __slots__ = ("_host", "session", "seq", "content_type", "time_ms", "state", "timers", "log")
+    __slots__ = (
+        "_host",
+        "session",
+        "seq",
+        "content_type",
+        "time_ms",
+        "state",
+        "timers",
+        "http",
+        "log",
+    )
 
     #: The session's id within its service.
     session: str
@@ -227,6 +258,8 @@ class QueryContext:
     state: StateView
     #: The session's timers, to read.
     timers: TimersView
+    #: The session's requests over HTTP, to read.
+    http: HttpView
     log: Log
 
     def __init__(self, host: Host, session: str, seq: int, content_type: str, time_ms: int) -> None:
@@ -237,6 +270,7 @@ class QueryContext:
         self.time_ms = time_ms
         self.state = StateView(host)
         self.timers = TimersView(host)
+        self.http = HttpView(host)
         self.log = Log(host)
 
     @property

@@ -6,6 +6,7 @@ from typing import Any
 
 from ._context import Context, MigrateContext, QueryContext
 from ._errors import Rejection
+from ._http import HttpAnswer, HttpBody
 from ._reply import Reply
 from ._sends import Answer
 
@@ -57,6 +58,23 @@ class Handler(_Base):
         Without this method an outcome is rejected as ``no-answers``, and kept for an operator."""
         raise Rejection("no-answers", "this plugin takes no answers")
 
+    def http_answer(self, cx: Context, answer: HttpAnswer, body: HttpBody) -> object:
+        """Applies what came of a request over HTTP (``cx.http``). As :meth:`handle`, with
+        ``answer`` for whose answer it is (``cx.origin.http`` is the same). It may make another
+        request of the same id.
+
+        ``body`` is the answer's, with ``json()``, ``text`` and ``content``; of a failure it is what
+        had come of the answer.
+
+        Without this method an answer is rejected as ``no-requests``, and kept for an operator."""
+        raise Rejection("no-requests", "this plugin takes no answers of requests")
+
+    def presence(self, cx: Context, present: bool) -> object:
+        """The session's subscribers have come, or gone, if the handler has asked for that with
+        ``cx.watch_subscribers()``: there is one, and there was none; or the last one has been gone
+        for some seconds. As :meth:`handle`, except that what fails is not tried again."""
+        raise Rejection("no-presence", "this plugin does not look at who is subscribed")
+
     def query(self, cx: QueryContext, query: Any) -> object:
         """Answers a question from the state; it can't change anything. As :meth:`handle`, with
         ``bad-query`` for what is not understood."""
@@ -65,7 +83,7 @@ class Handler(_Base):
 
 class RawHandler(_Base):
     """As :class:`Handler`, with bytes in and a :class:`Reply` out. ``handle`` gets outcomes of
-    messages too: see ``cx.origin``."""
+    messages, answers of requests and presence too: see ``cx.origin``."""
 
     def handle(self, cx: Context, body: bytes) -> Reply:
         """As :meth:`Handler.handle`."""

@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 #: Its name, the time that it is for, the content type, the body, how often that failed.
 SetTimer = tuple[str, int, str, bytes, int]
+
+
+@dataclass(frozen=True)
+class RequestOptions:
+    """How a request is made. What is ``None`` is as the host has it."""
+
+    timeout_ms: int | None
+    deadline_ms: int | None
+    attempts: int | None
+    redirects: int | None
+    answer_bytes: int | None
+    keep_headers: list[str]
+    #: The kind of its events, their form (``text``, ``data`` or ``joined``), and the path of the
+    #: last.
+    stream: tuple[str, str, str | None] | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request over HTTP."""
+
+    method: str
+    url: str
+    headers: list[tuple[str, str]]
+    body: bytes
+    options: RequestOptions
 
 
 class Host(Protocol):
@@ -20,6 +47,8 @@ class Host(Protocol):
     def expire(self, at: int | None) -> str | None:
         """What is wrong with the time."""
 
+    def close(self) -> None: ...
+    def watch_subscribers(self, wanted: bool) -> None: ...
     def schedule(
         self, name: str, kind: str, value: Any, content_type: str, body: bytes
     ) -> int | str:
@@ -33,4 +62,9 @@ class Host(Protocol):
     ) -> str | None:
         """What is wrong with the address or the name."""
 
+    def request(self, id: str, request: Request) -> str | None:
+        """What is wrong with the id or the options."""
+
+    def cancel_request(self, id: str) -> bool: ...
+    def open_requests(self) -> list[str]: ...
     def log(self, level: int, message: str) -> None: ...

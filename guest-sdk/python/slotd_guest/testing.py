@@ -5,11 +5,13 @@ exception or a passed limit leaves no write and no event behind), the sequence n
 success, a query can't change anything, a call sees its own writes, a scan is in order of the keys'
 bytes, ``random`` begins anew with each message, and ``time.time()`` stands at the session's clock.
 That is the test's: :meth:`Harness.advance` moves it on and has timers fire. What a session sends to
-others goes nowhere: the test looks at :attr:`Harness.sent`, and says what comes back.
+others goes nowhere: the test looks at :attr:`Harness.sent`, and says what comes back. So it is with
+requests over HTTP: :attr:`Harness.requests`, :meth:`Harness.respond` and :meth:`Harness.fail`.
 
 Not modelled: the deadline, the memory limit, the times of cron expressions, which services may send
-to which, how many messages may be on their way, ``datetime.now()`` and ``os.urandom`` (they are
-this machine's), and that imports must be at the top.
+to which and which hosts they may reach, secrets, how many messages may be on their way and requests
+open, the deadlines of requests, ``datetime.now()`` and ``os.urandom`` (they are this machine's), and
+that imports must be at the top.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import re
 import time
 import unicodedata
 import zoneinfo
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from unittest import mock
@@ -31,12 +33,26 @@ from . import _trace
 from ._call import AnyHandler, Program
 from ._context import Context, Firing, Level, MigrateContext, Origin, QueryContext
 from ._errors import Rejection
+from ._host import Request
+from ._http import Headers, HttpAnswer
 from ._json import decode, to_json
 from ._reply import Reply
 from ._sends import Address, Answer, Delivery, Refusal
+from ._testing_http import (
+    AnswerHeaders,
+    Open,
+    Requested,
+    answer_of,
+    failure_of,
+    http_limits,
+    part_of,
+    request_fault,
+    request_problem,
+)
 from ._timers import Duration, Timer, to_ms
 
 __all__ = [
+    "Closed",
     "Dead",
     "Event",
     "Failure",
@@ -45,6 +61,7 @@ __all__ = [
     "LogLine",
     "Refused",
     "Rejected",
+    "Requested",
     "Sent",
     "Session",
     "SetTimer",
@@ -55,7 +72,7 @@ __all__ = [
 T = TypeVar("T")
 
 
-class limits:
+class limits(http_limits):
     """The host's limits, as its own defaults have them."""
 
     HOST_CALLS_MAX = 100_000
@@ -153,6 +170,15 @@ class Trapped(Failure):
     def __init__(self, reason: str) -> None:
         super().__init__(f"trapped: {reason}")
         self.reason = reason
+
+
+class Closed(Failure):
+    """The session was closed before, and takes no more messages."""
+
+    code = "session-closed"
+
+    def __init__(self, session: str) -> None:
+        super().__init__(f"the session {session!r} is closed")
 
 
 class _Trap(BaseException):
@@ -367,6 +393,21 @@ class Session:
     sent: list[Sent] = field(default_factory=list)
     #: Of that, what waits for its outcome.
     _asked: list[_Asked] = field(default_factory=list)
+    #: All requests over HTTP that its messages made, in order.
+    requests: list[Requested] = field(default_factory=list)
+    #: Of them, those whose answer the handler has not had, by id.
+    _open: dict[str, Open] = field(default_factory=dict)
+    #: It takes no more messages.
+    closed: bool = False
+    #: It is told when its subscribers come and go.
+    watches_subscribers: bool = False
+
+    def _end_all(self) -> None:
+        """What ends when it is closed."""
+        self.timers.clear()
+        self._asked.clear()
+        self._open.clear()
+        self.watches_subscribers = False
 
 
 class _Transaction:
@@ -382,6 +423,10 @@ class _Transaction:
         self.events: list[Event] = []
         self.notified: list[Event] = []
         self.sent: list[Sent] = []
+        self.requests: list[Requested] = []
+        self.open = dict(session._open)
+        self.closed = session.closed
+        self.watches_subscribers = session.watches_subscribers
         self.lines: list[LogLine] = []
         #: Why the host ended the call, whatever the handler made of that.
         self.ended: str | None = None
@@ -451,15 +496,18 @@ class _Transaction:
         self._count()
         if self.kind != "handle":
             raise self._trap(f"only `handle` may {what}")
+        self._kind(kind)
+        self.content_type(content_type, "an event")
+        size = len(kind.encode()) + len(content_type.encode()) + len(body)
+        return Event(self.seq, kind, content_type, body), size
+
+    def _kind(self, kind: str) -> None:
         if not kind or any(c.isspace() or not c.isprintable() for c in kind):
             raise self._trap(f"an event's kind is a word, not {kind!r}")
         if kind == "error" or kind.startswith("slotd."):
             raise self._trap(f"the event kind {kind!r} is reserved: slotd uses it itself")
         if len(kind.encode()) > limits.EVENT_KIND_BYTES_MAX:
             raise self._trap(f"limit: a kind may have {limits.EVENT_KIND_BYTES_MAX} bytes")
-        self.content_type(content_type, "an event")
-        size = len(kind.encode()) + len(content_type.encode()) + len(body)
-        return Event(self.seq, kind, content_type, body), size
 
     def emit(self, kind: str, content_type: str, body: bytes) -> None:
         event, size = self._event("emit events", kind, content_type, body)
@@ -572,6 +620,57 @@ class _Transaction:
         self.sent.append(Sent(self.seq, to, content_type, body, reply_as))
         return None
 
+    def request(self, id: str, request: Request) -> str | None:
+        self._count_request("make")
+        fault = request_fault(request)
+        if fault is not None:
+            raise self._trap(fault)
+        if request.options.stream is not None:
+            self._kind(request.options.stream[0])
+        wrong = request_problem(id, request.options)
+        if wrong is not None:
+            return wrong
+        if len(self.requests) >= limits.REQUESTS_MAX:
+            most = limits.REQUESTS_MAX
+            raise self._trap(f"limit: requests: a message may make at most {most}")
+        requested = Requested(
+            self.seq,
+            id,
+            request.method,
+            request.url,
+            Headers(request.headers),
+            request.body,
+            request.options,
+        )
+        self.requests.append(requested)
+        self.open[id] = Open(requested)
+        return None
+
+    def cancel_request(self, id: str) -> bool:
+        self._count_request("cancel")
+        return self.open.pop(id, None) is not None
+
+    def open_requests(self) -> list[str]:
+        self._count()
+        return sorted(self.open, key=str.encode)
+
+    def _count_request(self, what: str) -> None:
+        self._count()
+        if self.kind != "handle":
+            raise self._trap(f"only `handle` may {what} requests")
+
+    def close(self) -> None:
+        self._count()
+        if self.kind != "handle":
+            raise self._trap("only `handle` may close the session")
+        self.closed = True
+
+    def watch_subscribers(self, wanted: bool) -> None:
+        self._count()
+        if self.kind != "handle":
+            raise self._trap("only `handle` may watch the session's subscribers")
+        self.watches_subscribers = wanted
+
     def log(self, level: int, message: str) -> None:
         self._count()
         if len(self.lines) < limits.LOG_LINES_MAX:
@@ -642,6 +741,8 @@ class Harness:
 
     def _handle(self, origin: Origin, body: bytes, content_type: str, id: str | None) -> Reply:
         session = self.session
+        if session.closed:
+            raise Closed(session.name)
 
         def call(tx: _Transaction) -> Reply:
             cx = Context(tx, session.name, tx.seq, id, origin, content_type, session.time_ms)
@@ -713,6 +814,116 @@ class Harness:
             raise
         _remove(waiting, asked)
         return result
+
+    def respond(
+        self,
+        id: str,
+        status: int = 200,
+        *,
+        headers: AnswerHeaders = None,
+        json: object = None,
+        body: str | bytes | Reply | None = None,
+        parts: Iterable[object] = (),
+        attempts: int | None = None,
+    ) -> Reply:
+        """Has an open request answered. Gives what the handler replies.
+
+        The body is ``json``, or ``body``: text, bytes, or a :class:`Reply` with its content type.
+        Where there is none it is what was shown as parts; those that are given here come before.
+        Headers that the request does not keep are left out, as a node does. ``attempts`` is how
+        often the request was made.
+
+        Raises as :meth:`send`. The request can then be answered again, with the next ``attempt``;
+        it is given up after 20 attempts, or a rejection that is not retriable. Raises ``KeyError``
+        where there is no such request."""
+        of = self._of(id)
+        self._parts(id, parts)
+        return self._answer(of, *answer_of(of, status, headers, json, body, attempts))
+
+    def fail(
+        self,
+        id: str,
+        code: str,
+        reason: str = "The test says so.",
+        *,
+        status: int | None = None,
+        headers: AnswerHeaders = None,
+        json: object = None,
+        body: str | bytes | Reply | None = None,
+        parts: Iterable[object] = (),
+        attempts: int | None = None,
+    ) -> Reply:
+        """As :meth:`respond`, where the request fails for good: ``timeout``, ``connect`` ..; see
+        ``HttpFailure``. With a ``status`` some of the answer had come."""
+        of = self._of(id)
+        self._parts(id, parts)
+        told = failure_of(of, code, reason, status, headers, json, body, attempts)
+        return self._answer(of, *told)
+
+    def part(self, id: str, *pieces: object) -> list[Event]:
+        """Has a part of a stream shown: what came of the answer at once. It is an entry of the
+        history, with a sequence number. Pieces are text: of the form ``data`` each is one event,
+        and may be JSON; else all of them are one."""
+        of = self._of(id)
+        kind, texts, shown = part_of(of, pieces)
+        of.shown.append(shown)
+        return self._show([(kind, Reply.text(text)) for text in texts])
+
+    def restart(self, id: str) -> list[Event]:
+        """Has a request made again after its connection broke: where something was shown, an event
+        says that it is void."""
+        of = self._of(id)
+        of.attempts += 1
+        if not of.shown:
+            return []
+        of.shown.clear()
+        body = Reply.json({"id": id, "attempt": of.attempts})
+        return self._show([("slotd.restarted", body)])
+
+    def presence(self, present: bool) -> Reply:
+        """Has the session's first subscriber come, or the last one go. Gives what the handler
+        replies. Raises as :meth:`send`; what fails is not tried again. Raises ``ValueError`` where
+        the handler does not watch."""
+        if not self.session.watches_subscribers:
+            raise ValueError(
+                "the session does not watch its subscribers: its handler has not called "
+                "cx.watch_subscribers()"
+            )
+        origin = Origin("presence", None, present=bool(present))
+        return self._handle(origin, b"", "application/octet-stream", None)
+
+    def _of(self, id: str) -> Open:
+        found = self.session._open.get(id)
+        if found is None:
+            raise KeyError(f"no request {id!r} is open; there are {sorted(self.session._open)}")
+        return found
+
+    def _parts(self, id: str, parts: Iterable[object]) -> None:
+        for part in parts:
+            self.part(id, *(part if isinstance(part, (list, tuple)) else (part,)))
+
+    def _show(self, events: list[tuple[str, Reply]]) -> list[Event]:
+        """An entry of the history without a call of the handler."""
+        session = self.session
+        if events:
+            session.seq += 1
+        shown = [Event(session.seq, kind, of.content_type, of.body) for kind, of in events]
+        session.events += shown
+        return shown
+
+    def _answer(self, of: Open, answer: HttpAnswer, content: Reply) -> Reply:
+        # It has ended when its answer is handled, which may ask again.
+        del self.session._open[answer.id]
+        origin = Origin("http", answer.id, http=answer)
+        try:
+            return self._handle(origin, content.body, content.content_type, None)
+        except Failure as failed:
+            of.failures = answer.attempt
+            # A node keeps it for an operator then.
+            is_final = isinstance(failed, Rejected) and not failed.rejection.retriable
+            if not is_final and of.failures < limits.ANSWER_ATTEMPTS_MAX:
+                self.session._open[answer.id] = of
+            raise
 
     def advance(self, by: Duration) -> list[Fired]:
         """Moves the session's clock on, and has the timers fire that are due meanwhile, in the
@@ -834,6 +1045,27 @@ class Harness:
         """Of that, what waits for its outcome."""
         return [asked.sent for asked in self.session._asked]
 
+    @property
+    def requests(self) -> list[Requested]:
+        """All requests over HTTP that its messages made so far, in order."""
+        return self.session.requests
+
+    @property
+    def open_requests(self) -> list[Requested]:
+        """Of them, those whose answer the handler has not had, in order of the ids' bytes."""
+        ids = sorted(self.session._open, key=str.encode)
+        return [self.session._open[id].request for id in ids]
+
+    @property
+    def closed(self) -> bool:
+        """The session is closed: messages raise :class:`Closed`."""
+        return self.session.closed
+
+    @property
+    def watches_subscribers(self) -> bool:
+        """The handler is told of subscribers."""
+        return self.session.watches_subscribers
+
     def query(self, query: object = None) -> Reply:
         """Asks a query with a JSON body. Raises a :class:`Failure`."""
         return self.query_bytes(to_json({} if query is None else query), "application/json")
@@ -939,6 +1171,13 @@ class Harness:
         session.notified += tx.notified
         session.sent += tx.sent
         session._asked += [_Asked(sent) for sent in tx.sent if sent.reply_as is not None]
+        session.requests += tx.requests
+        session._open.clear()
+        session._open.update(tx.open)
+        session.watches_subscribers = tx.watches_subscribers
+        session.closed = tx.closed
+        if session.closed:
+            session._end_all()
         return result
 
 

@@ -2,6 +2,7 @@ use crate::{
     Address, Error, Outgoing, Rejection, State, StateView, Timers, TimersView,
     encode::to_json,
     host::Host,
+    http::{self, Http, HttpView},
     sends::Arrival,
     timers::{Firing, millis},
 };
@@ -46,17 +47,23 @@ pub enum Origin {
         /// How often it is tried, this time included: 1 the first time.
         attempt: u32,
     },
-    /// The answer to an outbound request, by its id. Does not occur so far.
+    /// What came of a request over HTTP that this session has made, by its id: see [`Context::http`]. The body and its
+    /// type are the answer's, the rest is in [`Context::http_answer`]. A [`crate::Handler`] has all of it in
+    /// [`http_answer`](crate::Handler::http_answer).
     Http(String),
+    /// The session's subscribers: the first one has come, or the last one has been gone for some seconds, as
+    /// [`Context::presence`] says. See [`Context::watch_subscribers`]. There is no body. A [`crate::Handler`] has it in
+    /// [`presence`](crate::Handler::presence).
+    Presence,
 }
 
 /// Where a message comes from, as the host gives it. Which time of a timer it is for, and what it is where it
 /// comes from a session, has to be asked for, and only a handler that wants to know it needs a host that has them.
 #[derive(Clone, Debug)]
-#[cfg_attr(not(target_arch = "wasm32"), allow(dead_code, reason = "the harness has no requests"))]
 pub(crate) enum Source {
     Client(Option<String>),
-    Session(String),
+    /// Which one, [`Arrival`] says.
+    Session,
     Timer(String),
     Http(String),
 }
@@ -65,8 +72,8 @@ impl Source {
     fn origin(&self, host: &Host) -> Origin {
         match self {
             Self::Client(sender) => Origin::Client { sender: sender.clone() },
-            Self::Session(session) => from_session(session, host),
-            Self::Http(request) => Origin::Http(request.clone()),
+            Self::Session => host.arrival().map_or(Origin::Presence, Into::into),
+            Self::Http(id) => Origin::Http(id.clone()),
             Self::Timer(name) => {
                 // Each message of a timer has one.
                 let Firing { due_ms, missed, attempt } =
@@ -77,20 +84,15 @@ impl Source {
     }
 }
 
-/// What a message is that comes from a session.
-fn from_session(session: &str, host: &Host) -> Origin {
-    match host.arrival() {
-        Some(Arrival::Answer { name, sender, attempt, refusal }) => {
-            Origin::Answer { name, sender, attempt, refusal }
-        }
-        Some(Arrival::Message { sender, attempt, reply_wanted }) => {
-            Origin::Session { sender, attempt, reply_wanted }
-        }
-        // Each message of a session has one.
-        None => {
-            let (service, session) = session.split_once('/').unwrap_or_default();
-            let sender = Address::new(service, session);
-            Origin::Session { sender, attempt: 1, reply_wanted: false }
+impl From<Arrival> for Origin {
+    fn from(arrival: Arrival) -> Self {
+        match arrival {
+            Arrival::Answer { name, sender, attempt, refusal } => {
+                Self::Answer { name, sender, attempt, refusal }
+            }
+            Arrival::Message { sender, attempt, reply_wanted } => {
+                Self::Session { sender, attempt, reply_wanted }
+            }
         }
     }
 }
@@ -122,7 +124,8 @@ impl Context {
     pub fn session(&self) -> &str {
         &self.session
     }
-    /// The sequence number that this message gets if it is not rejected: from 1, without a gap.
+    /// The sequence number that this message gets if it is not rejected. From 1; parts of an answer that was shown while it
+    /// came have numbers too.
     pub fn seq(&self) -> u64 {
         self.seq
     }
@@ -135,18 +138,20 @@ impl Context {
     pub fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }
-    /// Where the message comes from: a client, another session, or a timer that this session set.
+    /// Where the message comes from: a client, another session, a timer that this session set, a request that it made,
+    /// or its subscribers.
     pub fn origin(&self) -> &Origin {
         self.origin.get_or_init(|| self.source.origin(&self.host))
     }
-    /// The origin, where it is a session: without asking for timers, which the host may not have.
-    pub(crate) fn session_origin(&self) -> Option<&Origin> {
-        match &self.source {
-            Source::Session(session) => {
-                Some(self.origin.get_or_init(|| from_session(session, &self.host)))
-            }
-            _ => None,
-        }
+    /// What has arrived, where it comes from a session: without asking for anything else, which the host may not have.
+    pub(crate) fn arrival(&self) -> Option<Arrival> {
+        let Source::Session = &self.source else { return None };
+        let arrival = self.host.arrival()?;
+        self.origin.get_or_init(|| arrival.clone().into());
+        Some(arrival)
+    }
+    pub(crate) fn is_http_answer(&self) -> bool {
+        matches!(self.source, Source::Http(_))
     }
     /// The name that a client gave as its sender, if the message is from a client and it gave one.
     pub fn sender(&self) -> Option<&str> {
@@ -192,6 +197,21 @@ impl Context {
         Error: From<A::Error>,
     {
         Outgoing::new(self.host.clone(), to.try_into().map_err(Error::from))
+    }
+    /// Requests over HTTP: `cx.http().post(url).json(&body).send("pay")?`. A request is kept with this message, or not at
+    /// all, and made after that is durable, at least once: each attempt has the same header `idempotency-key`. What
+    /// comes of it is a message of this session, under the request's id, to
+    /// [`Handler::http_answer`](crate::Handler::http_answer); in a [`RawHandler`](crate::RawHandler) it has
+    /// [`Origin::Http`].
+    ///
+    /// 16 of them a message, 256 KiB a body, 100 that are open. A service may reach the hosts that its operator names in
+    /// `effects.http`: a request to another ends the call.
+    pub fn http(&mut self) -> Http {
+        Http::new(self.host.clone())
+    }
+    /// What came of a request, where the message is that ([`Origin::Http`]); its body and content type are the answer's.
+    pub fn http_answer(&self) -> Option<http::Answered> {
+        if self.is_http_answer() { self.host.http_answer() } else { None }
     }
     /// Tells the session's subscribers, once the message is durable. `kind` is a short name
     /// without spaces, none that slotd itself uses (`error`, and all that begin with `slotd.`); the
@@ -250,6 +270,24 @@ impl Context {
         // There is no time that could be wrong.
         _ = self.host.expire(None);
     }
+    /// Closes the session with this message: it takes no more messages, of whomever, and is still read and queried. Its
+    /// timers and its requests over HTTP end, and outcomes of what it has sent are no longer heard of. What it has sent
+    /// goes on its way, and it still expires when it was to.
+    pub fn close(&mut self) {
+        self.host.close();
+    }
+    /// Has the handler told when the session's first subscriber comes, and when the last one has been gone for some
+    /// seconds; or not any more. It is a message of this session, to [`Handler::presence`](crate::Handler::presence); in a
+    /// [`RawHandler`](crate::RawHandler) it has [`Origin::Presence`]. One that the handler fails is not tried again.
+    pub fn watch_subscribers(&mut self, wanted: bool) {
+        self.host.watch_subscribers(wanted);
+    }
+    /// Whether there is a subscriber, where the message says so ([`Origin::Presence`]): `true`, the first one has come;
+    /// `false`, the last one has gone.
+    pub fn presence(&self) -> Option<bool> {
+        let Source::Session = &self.source else { return None };
+        self.host.presence()
+    }
     /// Writes a line to the node's log; see also [`crate::log_info!`] and its like. 100 lines a
     /// call, 2,048 bytes each; the rest is dropped.
     pub fn log(&self, level: Level, message: impl fmt::Display) {
@@ -290,6 +328,10 @@ impl QueryContext {
     /// The session's timers, to read.
     pub fn timers(&self) -> TimersView {
         TimersView::new(self.host.clone())
+    }
+    /// The session's requests over HTTP, to read.
+    pub fn http(&self) -> HttpView {
+        HttpView::new(self.host.clone())
     }
     /// As [`Context::log`].
     pub fn log(&self, level: Level, message: impl fmt::Display) {

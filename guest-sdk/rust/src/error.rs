@@ -3,7 +3,7 @@ use std::{borrow::Cow, fmt};
 /// A refusal: it becomes the sender's error (422, with this code) and changes nothing.
 ///
 /// In a handler, `?` turns errors of `serde_json` into `bad-message` and [`Error`]s into
-/// `bad-state`, `bad-value`, `bad-moment` or `bad-send`.
+/// `bad-state`, `bad-value`, `bad-moment`, `bad-send` or `bad-request`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
     pub(crate) code: Cow<'static, str>,
@@ -56,6 +56,7 @@ impl From<Error> for Rejection {
             Error::Encode { .. } => "bad-value",
             Error::Moment { .. } => "bad-moment",
             Error::Send { .. } => "bad-send",
+            Error::Request { .. } => "bad-request",
         };
         Self::new(code, error.to_string())
     }
@@ -68,18 +69,20 @@ impl From<Rejection> for String {
 }
 
 /// A value that could not be turned into JSON or back, a time that a timer can't be set for or a session can't expire
-/// at, or an address that nothing can be sent to.
+/// at, an address that nothing can be sent to, or a request over HTTP that can't be made as it says.
 #[derive(Debug)]
 pub enum Error {
     /// The value under `key` is not the JSON that was asked for.
     Decode { key: String, error: serde_json::Error },
-    /// A value for `what` (a key, an event, a timer, a message, a reply) has no form in JSON.
+    /// A value for `what` (a key, an event, a timer, a message, a request, a reply) has no form in JSON.
     Encode { what: String, error: serde_json::Error },
     /// What is wrong with the time that a timer was to be set for, or the session to expire at. It is not set.
     Moment { why: String },
     /// What is wrong with the address that a message was to be sent to, or with the name for its reply. It is not
     /// sent.
     Send { why: String },
+    /// What is wrong with the id or the options of a request over HTTP. It is not made.
+    Request { why: String },
 }
 
 impl fmt::Display for Error {
@@ -89,7 +92,9 @@ impl fmt::Display for Error {
                 write!(f, "the state under {key:?} is not what this plugin expects: {error}")
             }
             Error::Encode { what, error } => write!(f, "{what} cannot be written as JSON: {error}"),
-            Error::Moment { why } | Error::Send { why } => f.write_str(why),
+            Error::Moment { why } | Error::Send { why } | Error::Request { why } => {
+                f.write_str(why)
+            }
         }
     }
 }
@@ -97,7 +102,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Decode { error, .. } | Error::Encode { error, .. } => Some(error),
-            Error::Moment { .. } | Error::Send { .. } => None,
+            Error::Moment { .. } | Error::Send { .. } | Error::Request { .. } => None,
         }
     }
 }

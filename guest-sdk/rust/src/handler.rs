@@ -1,5 +1,6 @@
 use crate::{
-    Answer, Context, Error, MigrateContext, Origin, QueryContext, Rejection, encode::to_json,
+    Answer, Context, Error, MigrateContext, QueryContext, Rejection, encode::to_json, http,
+    sends::Arrival,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -28,6 +29,29 @@ pub trait Handler {
     /// [`ANSWERS`](Self::ANSWERS) goes with it.
     fn answer(_cx: &mut Context, _answer: Answer) -> Result<impl Serialize, Rejection> {
         Err::<(), _>(no_answers())
+    }
+
+    /// Whether it has an [`http_answer`](Self::http_answer) of its own. Where it has none, its component need not ask the
+    /// node what came of a request, and so runs on a slotd that knows no requests; an answer that comes all the same is
+    /// rejected as `no-requests`.
+    const REQUESTS: bool = false;
+
+    /// Applies what came of a request over HTTP ([`Context::http`]): the answer, whatever its status, or why there is
+    /// none. It is a message like any other, with what that may do. [`REQUESTS`](Self::REQUESTS) goes with it.
+    fn http_answer(_cx: &mut Context, _answer: http::Answer) -> Result<impl Serialize, Rejection> {
+        Err::<(), _>(no_requests())
+    }
+
+    /// Whether it has a [`presence`](Self::presence) of its own. Where it has none, its component need not ask the node
+    /// for it, and so runs on a slotd that does not know it. What comes all the same is a message to
+    /// [`handle`](Self::handle) there; the harness rejects it, so that a test finds it.
+    const PRESENCE: bool = false;
+
+    /// Is told that the session's first subscriber has come, or that the last one has been gone for some seconds, if it
+    /// has asked for that ([`Context::watch_subscribers`]). It is a message like any other, with what that may do, but
+    /// is not tried again. [`PRESENCE`](Self::PRESENCE) goes with it.
+    fn presence(_cx: &mut Context, _present: bool) -> Result<impl Serialize, Rejection> {
+        Err::<(), _>(no_presence())
     }
 
     /// Answers a question from the state; it can't change anything.
@@ -65,11 +89,10 @@ pub trait RawHandler {
 
 impl<H: Handler> RawHandler for H {
     fn handle(cx: &mut Context, body: Vec<u8>) -> Result<Reply, Rejection> {
-        // A constant in a component: without it, nothing of this is in there.
-        let looks = H::ANSWERS || cfg!(not(target_family = "wasm"));
-        if looks
-            && let Some(Origin::Answer { name, sender, attempt, refusal }) =
-                cx.session_origin().cloned()
+        // Constants in a component: where one is false, nothing of what is behind it is in there.
+        let is_native = cfg!(not(target_family = "wasm"));
+        if (H::ANSWERS || is_native)
+            && let Some(Arrival::Answer { name, sender, attempt, refusal }) = cx.arrival()
         {
             if !H::ANSWERS {
                 return Err(no_answers());
@@ -78,6 +101,24 @@ impl<H: Handler> RawHandler for H {
             let result = refusal.map_or(Ok(Reply { content_type, body }), Err);
             let answer = Answer { name, sender, attempt, result };
             return Ok(Reply::json(&H::answer(cx, answer)?)?);
+        }
+        if (H::PRESENCE || is_native)
+            && let Some(present) = cx.presence()
+        {
+            if !H::PRESENCE {
+                return Err(no_presence());
+            }
+            return Ok(Reply::json(&H::presence(cx, present)?)?);
+        }
+        if cx.is_http_answer() && !H::REQUESTS {
+            return Err(no_requests());
+        }
+        if H::REQUESTS
+            && let Some(http::Answered { id, outcome, attempts, attempt }) = cx.http_answer()
+        {
+            let content_type = cx.content_type().to_owned();
+            let answer = http::Answer { id, outcome, content_type, body, attempts, attempt };
+            return Ok(Reply::json(&H::http_answer(cx, answer)?)?);
         }
         let message = serde_json::from_slice(&body)?;
         drop(body);
@@ -95,6 +136,16 @@ impl<H: Handler> RawHandler for H {
 fn no_answers() -> Rejection {
     let why = "this plugin takes no answers: `Handler::ANSWERS` is false";
     Rejection::new("no-answers", why)
+}
+
+fn no_requests() -> Rejection {
+    let why = "this plugin takes no answers of requests: `Handler::REQUESTS` is false";
+    Rejection::new("no-requests", why)
+}
+
+fn no_presence() -> Rejection {
+    let why = "this plugin is not told of subscribers: `Handler::PRESENCE` is false";
+    Rejection::new("no-presence", why)
 }
 
 /// What the sender gets once its message is durable.

@@ -10,9 +10,10 @@ pub(crate) use imports::Host;
 mod imports {
     use crate::{
         Address, Level, Rejection, Timer, When,
+        http::{Answered, Failure, Form, Parts, Response},
         sends::Arrival,
         timers::{Firing, millis},
-        wasm::bindings::slotd::slot::{effects, log, sends, session, state, timers, types},
+        wasm::bindings::slotd::slot::{effects, http, log, sends, session, state, timers, types},
     };
 
     #[derive(Clone)]
@@ -99,6 +100,52 @@ mod imports {
                 }
             })
         }
+        pub fn request(&self, id: &str, parts: Parts) -> Result<(), String> {
+            let Parts { method, url, headers, body, options } = parts;
+            let stream = options.stream.map(|(kind, form)| {
+                let form = match form {
+                    Form::Text => http::StreamForm::Text,
+                    Form::Data => http::StreamForm::Data,
+                    Form::Joined(path) => http::StreamForm::Joined(path),
+                };
+                http::Streaming { kind, form }
+            });
+            let options = http::Options {
+                timeout_ms: options.timeout_ms,
+                deadline_ms: options.deadline_ms,
+                attempts: options.attempts,
+                redirects: options.redirects,
+                answer_bytes: options.answer_bytes,
+                keep_headers: options.keep_headers,
+                stream,
+            };
+            http::request(id, &http::Details { method, url, headers, body, options })
+        }
+        pub fn cancel_request(&self, id: &str) -> bool {
+            http::cancel(id)
+        }
+        pub fn open_requests(&self) -> Vec<String> {
+            http::open()
+        }
+        pub fn http_answer(&self) -> Option<Answered> {
+            let http::Answer { id, outcome, attempts, attempt } = http::current()?;
+            let outcome = match outcome {
+                http::Outcome::Response(response) => Ok(response.into()),
+                http::Outcome::Failure(http::Failure { code, reason, response }) => {
+                    Err(Failure { code, reason, response: response.map(Into::into) })
+                }
+            };
+            Some(Answered { id, outcome, attempts, attempt })
+        }
+        pub fn close(&self) {
+            session::close();
+        }
+        pub fn watch_subscribers(&self, wanted: bool) {
+            session::watch_subscribers(wanted);
+        }
+        pub fn presence(&self) -> Option<bool> {
+            session::current().map(|presence| presence == session::Presence::Present)
+        }
         pub fn log(&self, level: Level, message: &str) {
             log::write(level.into(), message);
         }
@@ -114,6 +161,12 @@ mod imports {
     impl From<sends::Address> for Address {
         fn from(sends::Address { service, session }: sends::Address) -> Self {
             Self { service, session }
+        }
+    }
+
+    impl From<http::Response> for Response {
+        fn from(http::Response { status, headers }: http::Response) -> Self {
+            Self { status, headers }
         }
     }
 

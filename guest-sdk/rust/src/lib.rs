@@ -5,6 +5,7 @@ mod encode;
 mod error;
 mod handler;
 mod host;
+pub mod http;
 mod sends;
 mod state;
 mod timers;

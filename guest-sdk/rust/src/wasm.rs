@@ -25,7 +25,7 @@ impl<H: RawHandler> bindings::Guest for Component<H> {
         let types::Message { session, seq, id, origin, content_type, body, time_ms } = message;
         let source = match origin {
             types::Origin::Client(sender) => context::Source::Client(sender),
-            types::Origin::Session(session) => context::Source::Session(session),
+            types::Origin::Session(_) => context::Source::Session,
             types::Origin::Timer(name) => context::Source::Timer(name),
             types::Origin::Http(request) => context::Source::Http(request),
         };

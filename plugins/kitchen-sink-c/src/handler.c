@@ -14,6 +14,10 @@
  * `answered`, in the same way; they may be in `answer` of what was sent then, which the other kitchen
  * sink's reply has in its `body`.
  *
+ * What came of a request over HTTP is added to the list under `answers` in the state, and emits
+ * `answered`; under the key `fail-answers` there may be anything that has it rejected for now instead.
+ * Whether there are subscribers is added to the list under `presence`, and emits `presence`.
+ *
  * `migrate` refuses to come from 0.0.9, traps when it comes from 0.0.8, and writes `migrated`
  * otherwise.
  */
@@ -383,6 +387,94 @@ static json address(slotd_address of) {
     return slotd_text(slotd_format("%.*s/%.*s", SLOTD_ARG(of.service), SLOTD_ARG(of.session)));
 }
 
+/* ---- requests over HTTP ---------------------------------------------------------------------- */
+
+/* A number of the options; as the host has it where there is none. */
+static int64_t option(const slotd_cx *cx, json options, const char *name) {
+    if (slotd_type_of(slotd_member(options, name)) <= SLOTD_NULL) return -1;
+    return need_u32(cx, options, name);
+}
+
+static bool show(const slotd_cx *cx, json stream, slotd_request *request) {
+    slotd_str kind = slotd_need_text(cx, stream, "kind"), word = {NULL, 0};
+    json form = slotd_need(cx, stream, "form");
+    slotd_as_text(form, &word);
+    if (slotd_equal(word, "text"))
+        slotd_request_show(request, kind);
+    else if (slotd_equal(word, "data"))
+        slotd_request_show_data(request, kind);
+    else if (slotd_member(form, "joined"))
+        slotd_request_show_joined(request, kind, slotd_need_text(cx, form, "joined"));
+    else
+        return false;
+    return true;
+}
+
+/* Whether its headers are pairs of texts. */
+static bool add_headers(json headers, slotd_request *request) {
+    if (headers && slotd_type_of(headers) != SLOTD_ARRAY) return false;
+    for (size_t i = 0; i < slotd_count(headers); i++) {
+        json pair = slotd_at(headers, i);
+        slotd_str name, value;
+        if (slotd_type_of(pair) != SLOTD_ARRAY || slotd_count(pair) != 2 ||
+            !slotd_as_text(slotd_at(pair, 0), &name) || !slotd_as_text(slotd_at(pair, 1), &value))
+            return false;
+        slotd_request_header(request, name, value);
+    }
+    return true;
+}
+
+static slotd_result ask(slotd_cx *cx, json message) {
+    slotd_str id = slotd_need_text(cx, message, "id");
+    slotd_request *request = slotd_request_to(slotd_need_text(cx, message, "method"),
+                                              slotd_need_text(cx, message, "url"));
+    if (!add_headers(slotd_member(message, "headers"), request))
+        return bad(false, "`headers` are pairs of texts");
+    request->body = optional_text(cx, message, "body");
+    json options = slotd_member(message, "options"), kept = slotd_member(options, "keep_headers");
+    request->timeout_ms = option(cx, options, "timeout_ms");
+    request->deadline_ms = option(cx, options, "deadline_ms");
+    request->attempts = option(cx, options, "attempts");
+    request->redirects = option(cx, options, "redirects");
+    request->answer_bytes = option(cx, options, "answer_bytes");
+    for (size_t i = 0; i < slotd_count(kept); i++) {
+        slotd_str name;
+        if (!slotd_as_text(slotd_at(kept, i), &name)) return bad(false, "`keep_headers` are texts");
+        slotd_request_keep(request, name);
+    }
+    json stream = slotd_member(options, "stream");
+    if (slotd_type_of(stream) > SLOTD_NULL && !show(cx, stream, request))
+        return bad(false, "`form` is none");
+    const char *why;
+    slotd_request_try(cx, id, request, &why);
+    return slotd_reply(why ? slotd_object("problem", slotd_text(why)) : slotd_null());
+}
+
+static slotd_result cancel_request(slotd_cx *cx, json message) {
+    bool was = slotd_request_cancel(cx, slotd_need_text(cx, message, "id"));
+    return slotd_reply(slotd_bool(was));
+}
+
+static slotd_result open_requests(const slotd_cx *cx) {
+    size_t count;
+    const slotd_str *ids = slotd_request_open(cx, &count);
+    slotd_json *all = slotd_array();
+    for (size_t i = 0; i < count; i++) slotd_push(all, slotd_text(ids[i]));
+    return slotd_reply(all);
+}
+
+/* ---- the end, and who is there ---------------------------------------------------------------- */
+
+static slotd_result close_session(slotd_cx *cx) {
+    slotd_close(cx);
+    return done();
+}
+
+static slotd_result watch(slotd_cx *cx, json message) {
+    slotd_watch_subscribers(cx, slotd_need_bool(cx, message, "wanted"));
+    return done();
+}
+
 /* ---- the handler ---------------------------------------------------------------------------- */
 
 #define OP(name) if (slotd_equal(op, name))
@@ -411,6 +503,11 @@ static slotd_result handle_op(slotd_cx *cx, json message) {
     OP("expire") return expire(cx, message);
     OP("keep") return keep(cx);
     OP("send") return send(cx, message);
+    OP("request") return ask(cx, message);
+    OP("cancel-request") return cancel_request(cx, message);
+    OP("open-requests") return open_requests(cx);
+    OP("close") return close_session(cx);
+    OP("watch") return watch(cx, message);
     OP("log") return write_log(cx, message);
     OP("print") return print(cx, message);
     OP("add64") return add64(cx, message);
@@ -485,6 +582,36 @@ static slotd_result answered(slotd_cx *cx, const slotd_arrival *answer, json bod
                              body));
 }
 
+/* Adds to the list under a key of the state. */
+static void add(slotd_cx *cx, const char *key, json value) {
+    json before = slotd_get(cx, key);
+    slotd_json *all = slotd_array();
+    for (size_t i = 0; i < slotd_count(before); i++) slotd_push(all, slotd_at(before, i));
+    slotd_push(all, value);
+    slotd_set(cx, key, all);
+}
+
+/* What came of a request over HTTP. */
+static slotd_result http_answer(slotd_cx *cx, const slotd_http_answer *answer, slotd_str body) {
+    if (slotd_get_bytes(cx, "fail-answers").data)
+        return slotd_reject_for_now("told-to", "As told.");
+    slotd_json *said = slotd_object("id", slotd_text(answer->id));
+    if (answer->failed)
+        slotd_put(said, "failure", slotd_text(answer->code));
+    else
+        slotd_put(said, "status", slotd_u64(answer->status));
+    slotd_put(said, "body", slotd_text(slotd_utf8(body)));
+    slotd_put(said, "attempts", slotd_u64(answer->attempts));
+    slotd_put(said, "attempt", slotd_u64(answer->attempt));
+    add(cx, "answers", said);
+    return told(cx, "answered", said);
+}
+
+static slotd_result presence(slotd_cx *cx, bool present) {
+    add(cx, "presence", slotd_bool(present));
+    return told(cx, "presence", slotd_bool(present));
+}
+
 static slotd_result answer(const slotd_cx *cx, json query) {
     slotd_str op = slotd_need_text(cx, query, "op");
     /* What a query may not do: the host must see to it where a cast has got past the compiler. */
@@ -499,6 +626,7 @@ static slotd_result answer(const slotd_cx *cx, json query) {
     OP("scan") return scan(cx, query);
     OP("scan-all") return scan_all(cx, query);
     OP("timers") return timers(cx);
+    OP("open-requests") return open_requests(cx);
     OP("clock") return clock_now(cx);
     OP("random") return chance();
     OP("reject") return reject(cx, query);
@@ -512,6 +640,10 @@ static slotd_result answer(const slotd_cx *cx, json query) {
     OP("expire") return expire(forbidden, query);
     OP("keep") return keep(forbidden);
     OP("send") return send(forbidden, query);
+    OP("request") return ask(forbidden, query);
+    OP("cancel-request") return cancel_request(forbidden, query);
+    OP("close") return close_session(forbidden);
+    OP("watch") return watch(forbidden, query);
     return bad(true, "no such op");
 }
 
@@ -550,3 +682,5 @@ static const char *migrate(slotd_cx *cx, const char *from) {
 }
 
 SLOTD_HANDLER(.handle_bytes = handle, .query_bytes = query, .migrate = migrate)
+SLOTD_HTTP_ANSWERS(http_answer)
+SLOTD_PRESENCE(presence)

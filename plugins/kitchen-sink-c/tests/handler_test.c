@@ -249,3 +249,90 @@ TEST(sends_and_answers_as_it_is_told) {
                " \"message\": \"m\", \"retriable\": false}, \"body\": null}");
     CHECK_TEXT(sink->events[sink->event_count - 1].kind, "answered");
 }
+
+/* What is asked for in one language is asked for in another. */
+TEST(asks_over_http_as_it_is_told) {
+    slotd_session *sink = slotd_new_session("session");
+    static const char *const asks[] = {
+        ("{\"op\": \"request\", \"id\": \"a\", \"method\": \"POST\", \"url\": \"https://a/b\","
+         " \"headers\": [[\"A\", \"{{secret:S}}\"], [\"b\", \"c\"]], \"body\": \"ä\","
+         " \"options\": {\"timeout_ms\": 1, \"deadline_ms\": 2, \"attempts\": 3, \"redirects\": 0,"
+         " \"answer_bytes\": 4, \"keep_headers\": [\"x-*\"],"
+         " \"stream\": {\"kind\": \"k\", \"form\": {\"joined\": \"a.0\"}}}}"),
+        ("{\"op\": \"request\", \"id\": \"b\", \"method\": \"POST\", \"url\": \"https://a/b\","
+         " \"options\": {\"stream\": {\"kind\": \"k\", \"form\": \"data\"}}}"),
+        "{\"op\": \"request\", \"id\": \"c\", \"method\": \"GET\", \"url\": \"http://a\"}",
+    };
+    for (size_t i = 0; i < sizeof asks / sizeof *asks; i++)
+        CHECK_JSON(send(sink, asks[i]).json, "null");
+    slotd_outcome wrong = send(sink, "{\"op\": \"request\", \"id\": \"d\", \"method\": \"GET\","
+                                     " \"url\": \"http://a\", \"options\": {\"attempts\": 0}}");
+    slotd_str why = {NULL, 0};
+    CHECK(slotd_as_text(slotd_member(wrong.json, "problem"), &why) && strstr(why.data, "not 0"));
+    CHECK(sink->request_count == 3);
+    const slotd_request *asked = &sink->requests[0].details;
+    CHECK_TEXT(asked->method, "POST");
+    CHECK_TEXT(asked->body, "ä");
+    CHECK(asked->header_count == 2 && asked->kept_count == 1);
+    CHECK_TEXT(asked->headers[0].value, "{{secret:S}}");
+    CHECK(asked->timeout_ms == 1 && asked->deadline_ms == 2 && asked->attempts == 3);
+    CHECK(asked->redirects == 0 && asked->answer_bytes == 4 && asked->form == SLOTD_SHOW_JOINED);
+    CHECK_TEXT(asked->path, "a.0");
+    CHECK(sink->requests[1].details.form == SLOTD_SHOW_DATA);
+    CHECK(sink->requests[2].details.form == SLOTD_SHOW_NOTHING);
+    static const char *const bad[] = {
+        "{\"op\": \"request\", \"id\": \"a\", \"method\": \"GET\"}",
+        ("{\"op\": \"request\", \"id\": \"a\", \"method\": \"GET\", \"url\": \"http://a\","
+         " \"headers\": [1]}"),
+        ("{\"op\": \"request\", \"id\": \"a\", \"method\": \"GET\", \"url\": \"http://a\","
+         " \"options\": {\"attempts\": -1}}"),
+        "{\"op\": \"cancel-request\"}",
+        "{\"op\": \"watch\", \"wanted\": 1}",
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        CHECK_TEXT(send(sink, bad[i]).code, "bad-message");
+    CHECK_JSON(send(sink, "{\"op\": \"open-requests\"}").json, "[\"a\", \"b\", \"c\"]");
+    static const char *const cancel = "{\"op\": \"cancel-request\", \"id\": \"c\"}";
+    CHECK_JSON(send(sink, cancel).json, "true");
+    CHECK_JSON(send(sink, cancel).json, "false");
+    CHECK_JSON(slotd_ask(sink, "{\"op\": \"open-requests\"}").json, "[\"a\", \"b\"]");
+
+    slotd_part(sink, "a", "Hal");
+    slotd_part(sink, "a", "lo");
+    slotd_put_state(sink, "fail-answers", "null");
+    slotd_outcome failed = slotd_end(sink, "a");
+    CHECK(failed.retriable);
+    CHECK_TEXT(failed.code, "told-to");
+    send(sink, "{\"op\": \"delete\", \"key\": \"fail-answers\"}");
+#define FIRST \
+    "{\"id\": \"a\", \"status\": 200, \"body\": \"Hallo\", \"attempts\": 1, \"attempt\": 2}"
+#define SECOND \
+    "{\"id\": \"b\", \"failure\": \"dns\", \"body\": \"\", \"attempts\": 1, \"attempt\": 1}"
+    CHECK_JSON(slotd_end(sink, "a").json, FIRST);
+    CHECK_JSON(slotd_fail_request(sink, "b", "dns", "No.").json, SECOND);
+    CHECK_TEXT(sink->events[sink->event_count - 1].kind, "answered");
+    CHECK_JSON(sink->events[sink->event_count - 1].json, SECOND);
+    CHECK_JSON(slotd_parse(slotd_state(sink, "answers"), NULL), "[" FIRST ", " SECOND "]");
+}
+
+TEST(watches_and_closes_as_it_is_told) {
+    slotd_session *sink = slotd_new_session("session");
+    CHECK_JSON(send(sink, "{\"op\": \"watch\", \"wanted\": true}").json, "{}");
+    CHECK_JSON(slotd_tell_presence(sink, true).json, "true");
+    CHECK_JSON(slotd_tell_presence(sink, false).json, "false");
+    CHECK_TEXT(sink->events[1].kind, "presence");
+    CHECK_JSON(sink->events[1].json, "false");
+    CHECK_TEXT(slotd_state(sink, "presence"), "[true,false]");
+    CHECK_JSON(send(sink, "{\"op\": \"watch\", \"wanted\": false}").json, "{}");
+    CHECK(!sink->watches);
+    static const char *const forbidden[] = {
+        "{\"op\": \"request\", \"id\": \"a\", \"method\": \"GET\", \"url\": \"http://a\"}",
+        "{\"op\": \"cancel-request\", \"id\": \"a\"}",
+        "{\"op\": \"close\"}",
+        "{\"op\": \"watch\", \"wanted\": true}",
+    };
+    for (size_t i = 0; i < sizeof forbidden / sizeof *forbidden; i++)
+        CHECK(slotd_ask(sink, forbidden[i]).ended == SLOTD_TRAPPED);
+    CHECK_JSON(send(sink, "{\"op\": \"close\"}").json, "{}");
+    CHECK(sink->closed);
+}

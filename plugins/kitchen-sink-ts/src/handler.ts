@@ -6,11 +6,18 @@
 // an `{"op": ..}`, that is done before; where it has `{"fails": N}`, N attempts are rejected for now.
 // Another session's message does the same with `received`, and an answer with `answered`, where what is done is
 // the `answer` of the body that was answered.
+//
+// What came of a request over HTTP is added to the list under the key `answers`, and emits `answered`; where there is a
+// key `fail-answers`, it is rejected for now. Whether there are subscribers is added to the list under `presence`, and
+// emits `presence`.
 
 import {
     type Address,
     type AnswerOrigin,
     type Context,
+    type HttpOptions,
+    type HttpOrigin,
+    type HttpStream,
     type Level,
     type QueryContext,
     rawHandler,
@@ -33,6 +40,10 @@ export default rawHandler({
                 return received(cx, cx.origin, body);
             case "answer":
                 return answered(cx, cx.origin, body);
+            case "http":
+                return fetched(cx, cx.origin, body);
+            case "presence":
+                return told(cx, cx.origin.present);
             default:
                 return reply(cx, body, "bad-message", (fields) => handle(cx, fields));
         }
@@ -75,14 +86,35 @@ function answered(cx: Context, { name, sender, refusal, attempt }: AnswerOrigin,
     return Reply.json(said);
 }
 
+function fetched(cx: Context, { id, response, failure, attempts, attempt }: HttpOrigin, bytes: Uint8Array): Reply {
+    if (cx.state.has("fail-answers")) throw toldTo();
+    const what = response === undefined ? { failure: failure.code } : { status: response.status };
+    const said = { id, ...what, body: new TextDecoder().decode(bytes), attempts, attempt };
+    append(cx, "answers", said);
+    cx.emit("answered", said);
+    return Reply.json(said);
+}
+
+function told(cx: Context, present: boolean): Reply {
+    append(cx, "presence", present);
+    cx.emit("presence", present);
+    return Reply.json(present);
+}
+
+function append({ state }: Context, key: string, value: unknown): void {
+    state.set(key, [...((state.get(key) ?? []) as unknown[]), value]);
+}
+
 /** Does what a body that was sent earlier says, if it says something. */
 function obey(cx: Context, attempt: number, body: unknown): void {
     if (typeof body !== "object" || body === null) return;
     const { fails } = body as Fields;
-    if (typeof fails === "number" && attempt <= fails) {
-        throw new Rejection("told-to", "As told.", { retriable: true });
-    }
+    if (typeof fails === "number" && attempt <= fails) throw toldTo();
     if ("op" in body) understood("bad-message", body, (fields) => handle(cx, fields));
+}
+
+function toldTo(): Rejection {
+    return new Rejection("told-to", "As told.", { retriable: true });
 }
 
 function shown({ service, session }: Address): string {
@@ -162,6 +194,16 @@ function handle(cx: Context, fields: Fields): unknown {
         case "send":
             send(cx, fields);
             return {};
+        case "request":
+            return request(cx, fields);
+        case "cancel-request":
+            return cx.http.cancel(text(fields, "id"));
+        case "close":
+            cx.close();
+            return {};
+        case "watch":
+            cx.watchSubscribers(flag(fields, "wanted"));
+            return {};
         case "log":
             cx.log(level(fields), text(fields, "text"));
             return {};
@@ -224,6 +266,16 @@ function query(cx: QueryContext, fields: Fields): unknown {
         case "send":
             send(forbidden(cx), fields);
             return {};
+        case "request":
+            return request(forbidden(cx), fields);
+        case "cancel-request":
+            return forbidden(cx).http.cancel(text(fields, "id"));
+        case "close":
+            forbidden(cx).close();
+            return {};
+        case "watch":
+            forbidden(cx).watchSubscribers(flag(fields, "wanted"));
+            return {};
         default:
             return both(cx, fields);
     }
@@ -257,6 +309,8 @@ function both(cx: Context | QueryContext, fields: Fields): unknown {
         }
         case "timers":
             return cx.timers.list().map(({ name, dueMs, failures }) => ({ name, due: dueMs, failures }));
+        case "open-requests":
+            return cx.http.open();
         case "clock":
             return { time_ms: cx.timeMs, native_ms: Date.now() };
         case "random":
@@ -307,6 +361,61 @@ function send(cx: Context, fields: Fields): void {
     const body = "body" in fields ? fields.body : Reply.bytes(fromHex(text(fields, "hex")));
     const times = isGiven(fields, "times") ? whole(fields, "times") : 1;
     for (let i = 0; i < times; i++) cx.send(to, body, { replyAs });
+}
+
+/** What is wrong with it, if something is. */
+function request(cx: Context, fields: Fields): unknown {
+    const [id, url] = [text(fields, "id"), text(fields, "url")];
+    const init: HttpOptions & { method: string } = { method: text(fields, "method"), headers: pairs(fields, "headers") };
+    // As bytes: text would say in a header that it is text.
+    if (isGiven(fields, "body")) init.body = new TextEncoder().encode(text(fields, "body"));
+    if (isGiven(fields, "options")) Object.assign(init, options(record(fields, "options")));
+    try {
+        cx.http.request(id, url, init);
+        return null;
+    } catch (error) {
+        if (error instanceof Rejection && error.code === "bad-request") return { problem: error.message };
+        throw error;
+    }
+}
+
+function options(fields: Fields): HttpOptions {
+    const given: HttpOptions = {};
+    if (isGiven(fields, "timeout_ms")) given.timeout = whole(fields, "timeout_ms");
+    if (isGiven(fields, "deadline_ms")) given.deadline = whole(fields, "deadline_ms");
+    if (isGiven(fields, "attempts")) given.attempts = whole(fields, "attempts");
+    if (isGiven(fields, "redirects")) given.redirects = whole(fields, "redirects");
+    if (isGiven(fields, "answer_bytes")) given.answerBytes = whole(fields, "answer_bytes");
+    if (isGiven(fields, "keep_headers")) given.keepHeaders = texts(fields, "keep_headers");
+    if (isGiven(fields, "stream")) {
+        const stream = record(fields, "stream");
+        given.stream = { kind: text(stream, "kind"), form: form(stream) };
+    }
+    return given;
+}
+
+function form(stream: Fields): NonNullable<HttpStream["form"]> {
+    if (stream.form === "text" || stream.form === "data") return stream.form;
+    return { joined: text(record(stream, "form"), "joined") };
+}
+
+function record(fields: Fields, name: string): Fields {
+    const value = fields[name];
+    return typeof value === "object" && value !== null ? (value as Fields) : bad(name, "object");
+}
+
+function texts(fields: Fields, name: string): string[] {
+    const value = fields[name];
+    return Array.isArray(value) && value.every((one) => typeof one === "string") ? value : bad(name, "list of texts");
+}
+
+function pairs(fields: Fields, name: string): [string, string][] {
+    const list: unknown = fields[name] ?? [];
+    if (!Array.isArray(list)) bad(name, "list of pairs");
+    return list.map((pair: unknown) => {
+        const [first, second]: unknown[] = Array.isArray(pair) && pair.length === 2 ? pair : [];
+        return typeof first === "string" && typeof second === "string" ? [first, second] : bad(name, "list of pairs");
+    });
 }
 
 function isGiven(fields: Fields, name: string): boolean {

@@ -1,6 +1,6 @@
 // What the types refuse would trap on a node: the build checks that they do, and nothing runs this.
 
-import { type Context, type Duration, handler, type MigrateContext, type QueryContext } from "slotd-guest";
+import { type Context, type Duration, handler, type MigrateContext, type QueryContext, secret } from "slotd-guest";
 
 export const durations: Duration[] = [7, "500ms", "1.5h", "10m", "30s", "2d"];
 
@@ -55,3 +55,53 @@ export const outcomes = handler<{ item: string }>({
         return [name, sender.service, refusal?.message, reply?.left, code];
     },
 });
+
+export function requests(cx: Context): void {
+    const headers = { authorization: `Bearer ${secret("API_KEY")}` };
+    cx.http.post("llm", "https://api.example.com", { json: { a: 1 }, headers, timeout: "30s", stream: { kind: "token", form: { joined: "a.0" } } });
+    cx.http.request("b", "https://api.example.com", { method: "HEAD", headers: [["a", "b"]], keepHeaders: ["x-*"] });
+    // @ts-expect-error: it is `timeout`
+    cx.http.get("c", "https://api.example.com", { timeoutMs: 30 });
+    // @ts-expect-error: there is no such form
+    cx.http.get("c", "https://api.example.com", { stream: { kind: "token", form: "json" } });
+    // @ts-expect-error: `post` says it
+    cx.http.post("c", "https://api.example.com", { method: "GET" });
+}
+
+// @ts-expect-error: a query makes no requests
+export const requestedInQuery = (cx: QueryContext) => cx.http.get("c", "https://api.example.com");
+
+export const openInQuery = (cx: QueryContext): string[] => cx.http.open();
+
+// @ts-expect-error: nor does `migrate`
+export const requestedInMigrate = (cx: MigrateContext) => cx.http;
+
+// @ts-expect-error: a query closes nothing
+export const closedInQuery = (cx: QueryContext) => cx.close();
+
+export const answers = handler<{ item: string }>({
+    handle: () => {},
+    httpAnswer(cx, { id, response, failure, attempts }, body) {
+        // @ts-expect-error: there may be none
+        const status: number = response.status;
+        if (failure !== undefined) return [failure.code, failure.response?.status, status];
+        // Without a failure there is one.
+        return [id, response.status, response.headers["x-a"]?.length, body.json(), body.text(), body.bytes, attempts];
+    },
+    presence(cx, present) {
+        const is: boolean = present;
+        return is;
+    },
+});
+
+export function kinds({ origin }: Context): unknown {
+    switch (origin.kind) {
+        case "http":
+            return origin.failure === undefined ? origin.response.ok : origin.failure.reason;
+        case "presence":
+            return origin.present;
+        default:
+            // @ts-expect-error: a message of another kind has none
+            return origin.response;
+    }
+}

@@ -74,6 +74,9 @@ test("a rejection and a trap leave nothing", () => {
     for (const op of ["set", "delete", "emit", "notify", "timer", "cancel-timer", "expire", "keep", "send"]) {
         assert.throws(() => query({ op, key: "k", kind: "k", value: 1, name: "n", after: 1, to: "a/b", body: 1 }), Trapped);
     }
+    for (const op of ["request", "cancel-request", "close", "watch"]) {
+        assert.throws(() => query({ op, id: "a", method: "GET", url: "https://example.com", wanted: true }), Trapped);
+    }
     assert.deepEqual([session.seq, session.keys()], [0, []]);
 });
 
@@ -166,6 +169,58 @@ test("sends as it is told, and says what comes", () => {
     assert.equal(session.answer("r", Reply.bytes(Uint8Array.of(0, 255))).body, "00ff");
     const refusal = { code: "no", message: "No.", retriable: false };
     assert.deepEqual(session.refuse("r", "no", "No."), { name: "r", from: "sink/c", attempt: 1, refusal, body: null });
+});
+
+/** What one language asks for, all do. */
+test("makes requests as it is told, and says what comes", () => {
+    const { session, send, query } = harness();
+    const url = "https://api.example.com/é?k={{secret:K}}";
+    const options = {
+        timeout_ms: 1, deadline_ms: 2, attempts: 3, redirects: 4, answer_bytes: 5, keep_headers: ["x-*"],
+        stream: { kind: "token", form: { joined: "a.0" } },
+    };
+    assert.equal(send({ op: "request", id: "a", method: "POST", url, headers: [["X-A", "b"]], body: "é", options }), null);
+    assert.equal(send({ op: "request", id: "b", method: "GET", url, options: { stream: { kind: "k", form: "data" } } }), null);
+    const [a, b] = session.requests;
+    assert.deepEqual([a?.method, a?.url, a?.headers, a?.text()], ["POST", url, [["X-A", "b"]], "é"]);
+    assert.deepEqual(a?.options, {
+        timeoutMs: 1, deadlineMs: 2, attempts: 3, redirects: 4, answerBytes: 5, keepHeaders: ["x-*"],
+        stream: { kind: "token", form: { tag: "joined", val: "a.0" } },
+    });
+    assert.deepEqual([b?.headers, b?.body.length, b?.options.stream?.form], [[], 0, { tag: "data" }]);
+    const problem = "the number of attempts is 1 to 20, not 21";
+    assert.deepEqual(send({ op: "request", id: "c", method: "GET", url, options: { attempts: 21 } }), { problem });
+    for (const wrong of [{ id: 1 }, { url: 1 }, { method: 1 }, { headers: [["a"]] }, { options: 1 }, { options: { stream: { kind: "k", form: "json" } } }]) {
+        assert.throws(() => send({ op: "request", id: "c", method: "GET", url, ...wrong }), { code: "bad-message" });
+    }
+    assert.deepEqual([send({ op: "open-requests" }), query({ op: "open-requests" })], [["a", "b"], ["a", "b"]]);
+    assert.deepEqual([send({ op: "cancel-request", id: "b" }), send({ op: "cancel-request", id: "b" })], [true, false]);
+
+    send({ op: "set", key: "fail-answers", value: null });
+    assert.throws(() => session.respond("a", 200, { parts: ["hi"] }), { code: "told-to", retriable: true });
+    send({ op: "delete", key: "fail-answers" });
+    const said = { id: "a", status: 200, body: "hi", attempts: 1, attempt: 2 };
+    assert.deepEqual(session.respond("a"), said);
+    const answered = session.events.at(-1);
+    assert.deepEqual([session.get("answers"), answered?.kind, answered?.json()], [[said], "answered", said]);
+
+    send({ op: "request", id: "c", method: "GET", url });
+    const failed = { id: "c", failure: "timeout", body: "", attempts: 5, attempt: 1 };
+    assert.deepEqual(session.fail("c", "timeout", "Too slow.", { attempts: 5 }), failed);
+    assert.deepEqual(session.get("answers"), [said, failed]);
+});
+
+test("watches and closes as it is told", () => {
+    const { session, send, query } = harness();
+    assert.deepEqual(send({ op: "watch", wanted: true }), {});
+    assert.deepEqual([session.presence(true), session.presence(false)], [true, false]);
+    assert.deepEqual(session.get("presence"), [true, false]);
+    assert.deepEqual(session.events.map((event) => [event.kind, event.json()]), [["presence", true], ["presence", false]]);
+    send({ op: "watch", wanted: false });
+    assert.equal(session.watchesSubscribers, false);
+    assert.deepEqual(send({ op: "close" }), {});
+    assert.throws(() => send({ op: "close" }), { code: "session-closed" });
+    assert.deepEqual(query({ op: "get", key: "presence" }), { value: [true, false] });
 });
 
 /** Sessions go from one language's kitchen sink to another's. */

@@ -12,6 +12,10 @@
 //! have `op` and `fails` as a timer's has. The outcome of a message that was sent emits `answered`, in the same way;
 //! they may be in `answer` of what was sent then, which the other kitchen sink's reply has in its `body`.
 //!
+//! What came of a request over HTTP is added to the list under `answers` in the state, and emits `answered`; under the key
+//! `fail-answers` there may be anything that has it rejected for now instead. Whether there are subscribers is added to
+//! the list under `presence`, and emits `presence`.
+//!
 //! `migrate` refuses to come from 0.0.9, panics when it comes from 0.0.8, and writes `migrated`
 //! otherwise.
 
@@ -19,8 +23,10 @@ mod native;
 
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use slotd_guest::{
-    Context, Level, MigrateContext, Origin, QueryContext, RawHandler, Rejection, Reply, StateView,
-    Timer, Value, When, json, serde_json,
+    Context, Error, Level, MigrateContext, Origin, QueryContext, RawHandler, Rejection, Reply,
+    StateView, Timer, Value, When,
+    http::{self, Form},
+    json, serde_json,
 };
 use std::{fmt::Write as _, hint::black_box, time::Duration};
 
@@ -88,6 +94,15 @@ enum Op {
     Expire(Expire),
     Keep,
     Send(Send),
+    Request(Request),
+    CancelRequest {
+        id: String,
+    },
+    OpenRequests,
+    Close,
+    Watch {
+        wanted: bool,
+    },
     Log {
         level: String,
         text: String,
@@ -130,6 +145,7 @@ enum Question {
     Random,
     Reject(Refusal),
     Throw(Throw),
+    OpenRequests,
     // What a query may not do, but for `Timers`.
     Set { key: String, value: Value },
     Delete { key: String },
@@ -141,6 +157,10 @@ enum Question {
     Expire(Expire),
     Keep,
     Send(Send),
+    Request(Request),
+    CancelRequest { id: String },
+    Close,
+    Watch { wanted: bool },
 }
 
 /// One of the four says when; in milliseconds.
@@ -174,6 +194,45 @@ struct Send {
     reply: Option<String>,
     /// 1, if there is none.
     times: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct Request {
+    id: String,
+    method: String,
+    url: String,
+    #[serde(default)]
+    headers: Vec<(String, String)>,
+    #[serde(default)]
+    body: String,
+    #[serde(default)]
+    options: Options,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Options {
+    timeout_ms: Option<u32>,
+    deadline_ms: Option<u32>,
+    attempts: Option<u32>,
+    redirects: Option<u8>,
+    answer_bytes: Option<u32>,
+    keep_headers: Vec<String>,
+    stream: Option<Stream>,
+}
+
+#[derive(Deserialize)]
+struct Stream {
+    kind: String,
+    form: StreamForm,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum StreamForm {
+    Text,
+    Data,
+    Joined(String),
 }
 
 /// `null` that is written is a value.
@@ -219,6 +278,32 @@ impl RawHandler for KitchenSink {
                 });
                 ("answered", told)
             }
+            Origin::Http(_) => {
+                let answered = cx.http_answer();
+                let answered =
+                    answered.ok_or_else(|| bad_message("it says nothing of its request"))?;
+                let http::Answered { id, outcome, attempts, attempt } = answered;
+                if cx.state().get_bytes("fail-answers").is_some() {
+                    return Err(told_to());
+                }
+                let (key, what) = match outcome {
+                    Ok(response) => ("status", json!(response.status)),
+                    Err(http::Failure { code, .. }) => ("failure", json!(code)),
+                };
+                let body = String::from_utf8_lossy(&body);
+                let told = json!({
+                    "id": id, key: what, "body": body, "attempts": attempts, "attempt": attempt,
+                });
+                add(cx, "answers", &told)?;
+                ("answered", told)
+            }
+            Origin::Presence => {
+                let present = cx.presence();
+                let present =
+                    present.ok_or_else(|| bad_message("it says nothing of subscribers"))?;
+                add(cx, "presence", &present.into())?;
+                ("presence", present.into())
+            }
             _ if !is_json => {
                 return Ok(Reply { content_type: cx.content_type().to_owned(), body });
             }
@@ -238,7 +323,7 @@ impl RawHandler for KitchenSink {
                 });
                 ("received", told)
             }
-            Origin::Client { .. } | Origin::Http(_) => {
+            Origin::Client { .. } => {
                 return Ok(Reply::json(&handle(cx, serde_json::from_slice(&body)?)?)?);
             }
         };
@@ -265,10 +350,21 @@ impl RawHandler for KitchenSink {
     }
 }
 
+fn told_to() -> Rejection {
+    Rejection::new("told-to", "As told.").retriable()
+}
+
+/// Adds to the list under a key of the state.
+fn add(cx: &mut Context, key: &str, value: &Value) -> Result<(), Rejection> {
+    let mut all = cx.state().get::<Vec<Value>>(key)?.unwrap_or_default();
+    all.push(value.clone());
+    Ok(cx.state().set(key, &all)?)
+}
+
 /// Does what the body of a message says that is from no client: fails, or an op.
 fn obey(cx: &mut Context, body: &Value, attempt: u32) -> Result<(), Rejection> {
     if body["fails"].as_u64().is_some_and(|fails| u64::from(attempt) <= fails) {
-        return Err(Rejection::new("told-to", "As told.").retriable());
+        return Err(told_to());
     }
     if body.get("op").is_some() {
         handle(cx, serde_json::from_value(body.clone())?)?;
@@ -316,6 +412,11 @@ fn handle(cx: &mut Context, op: Op) -> Result<Value, Rejection> {
         Op::Expire(when) => expire(cx, &when)?,
         Op::Keep => cx.keep(),
         Op::Send(told) => send(cx, &told)?,
+        Op::Request(told) => return request(cx, told),
+        Op::CancelRequest { id } => return Ok(json!(cx.http().cancel(&id))),
+        Op::OpenRequests => return Ok(json!(cx.http().open())),
+        Op::Close => cx.close(),
+        Op::Watch { wanted } => cx.watch_subscribers(wanted),
         Op::Log { level, text } => cx.log(level_of(&level)?, text),
         Op::Print { text } => native::print(cx, &text),
         Op::Add64 { key, n } => {
@@ -378,6 +479,11 @@ fn query(cx: &QueryContext, question: Question) -> Result<Value, Rejection> {
         Question::Expire(when) => expire(&mut cx.forbidden(), &when)?,
         Question::Keep => cx.forbidden().keep(),
         Question::Send(told) => send(&mut cx.forbidden(), &told)?,
+        Question::Request(told) => return request(&mut cx.forbidden(), told),
+        Question::CancelRequest { id } => _ = cx.forbidden().http().cancel(&id),
+        Question::OpenRequests => return Ok(json!(cx.http().open())),
+        Question::Close => cx.forbidden().close(),
+        Question::Watch { wanted } => cx.forbidden().watch_subscribers(wanted),
         Question::Timers => return Ok(shown(cx.timers().list())),
     }
     Ok(json!({}))
@@ -429,6 +535,45 @@ fn send(cx: &mut Context, told: &Send) -> Result<(), Rejection> {
         }
     }
     Ok(())
+}
+
+fn request(cx: &mut Context, told: Request) -> Result<Value, Rejection> {
+    let Request { id, method, url, headers, body, options } = told;
+    let mut request = cx.http().request(method, url).body(body);
+    for (name, value) in headers {
+        request = request.header(name, value);
+    }
+    if let Some(ms) = options.timeout_ms {
+        request = request.timeout(Duration::from_millis(ms.into()));
+    }
+    if let Some(ms) = options.deadline_ms {
+        request = request.deadline(Duration::from_millis(ms.into()));
+    }
+    if let Some(attempts) = options.attempts {
+        request = request.attempts(attempts);
+    }
+    if let Some(redirects) = options.redirects {
+        request = request.redirects(redirects);
+    }
+    if let Some(bytes) = options.answer_bytes {
+        request = request.answer_bytes(bytes);
+    }
+    for name in options.keep_headers {
+        request = request.keep_header(name);
+    }
+    if let Some(Stream { kind, form }) = options.stream {
+        let form = match form {
+            StreamForm::Text => Form::Text,
+            StreamForm::Data => Form::Data,
+            StreamForm::Joined(path) => Form::Joined(path),
+        };
+        request = request.stream(kind, form);
+    }
+    match request.send(&id) {
+        Ok(()) => Ok(Value::Null),
+        Err(Error::Request { why }) => Ok(json!({ "problem": why })),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn shown(timers: Vec<Timer>) -> Value {

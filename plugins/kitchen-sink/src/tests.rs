@@ -75,11 +75,16 @@ fn fails_as_it_is_told() {
         json!({"op": "send", "to": "a/b"}),
         json!({"op": "send", "to": "a/b", "body": 1, "hex": "00"}),
         json!({"op": "send", "to": "a/b", "hex": "0"}),
+        json!({"op": "request", "id": "a", "method": "GET"}),
+        json!({"op": "request", "id": "a", "method": "GET", "url": "https://a", "headers": [1]}),
+        json!({"op": "request", "id": "a", "method": "GET", "url": "https://a", "options": {"attempts": -1}}),
+        json!({"op": "cancel-request"}),
+        json!({"op": "watch", "wanted": 1}),
         json!([]),
     ] {
         let refused = send(&mut sink, bad.clone()).unwrap_err();
         assert_eq!(refused.code(), Some("bad-message"), "{bad}");
-        if !["set-bytes", "add64", "log", "timer", "expire", "send"]
+        if !["set-bytes", "add64", "log", "timer", "expire", "send", "request"]
             .map(Value::from)
             .contains(&bad["op"])
         {
@@ -98,6 +103,10 @@ fn fails_as_it_is_told() {
         json!({"op": "expire", "after": 1}),
         json!({"op": "keep"}),
         json!({"op": "send", "to": "a/b", "body": 1}),
+        json!({"op": "request", "id": "a", "method": "GET", "url": "https://a"}),
+        json!({"op": "cancel-request", "id": "a"}),
+        json!({"op": "close"}),
+        json!({"op": "watch", "wanted": true}),
         json!({"op": "throw", "message": "m"}),
     ] {
         let failed = sink.query(&told);
@@ -232,4 +241,85 @@ fn sends_and_answers_as_it_is_told() {
     assert_eq!(said, Ok(answered(1, refusal, json!(null))));
     let last = sink.events().last().unwrap();
     assert_eq!((&*last.kind, last.parse::<Value>().unwrap()), ("answered", said.unwrap()));
+}
+
+/// As above, for what is asked for over HTTP and comes of it.
+#[test]
+fn asks_over_http_as_it_is_told() {
+    let mut sink = Harness::<KitchenSink>::new();
+    let ask = |id: &str, options: Value| json!({"op": "request", "id": id, "method": "POST", "url": "https://a/b", "options": options});
+    let mut first = ask(
+        "a",
+        json!({
+            "timeout_ms": 1, "deadline_ms": 2, "attempts": 3, "redirects": 0, "answer_bytes": 4,
+            "keep_headers": ["x-*"], "stream": {"kind": "k", "form": {"joined": "a.0"}},
+        }),
+    );
+    first["headers"] = json!([["A", "{{secret:S}}"], ["b", "c"]]);
+    first["body"] = json!("ä");
+    for op in [
+        first,
+        ask("b", json!({"stream": {"kind": "k", "form": "data"}})),
+        json!({"op": "request", "id": "c", "method": "GET", "url": "http://a"}),
+    ] {
+        assert_eq!(send(&mut sink, op.clone()), Ok(Value::Null), "{op}");
+    }
+    let refused = send(&mut sink, ask("d", json!({"attempts": 0}))).unwrap();
+    assert!(refused["problem"].as_str().unwrap().contains("not 0"), "{refused}");
+    let asked = &sink.requests()[0];
+    let headers = [("A", "{{secret:S}}"), ("b", "c")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+    assert_eq!(
+        (&*asked.method, &*asked.url, &asked.headers[..]),
+        ("POST", "https://a/b", &headers[..])
+    );
+    let options = http::Options {
+        timeout_ms: Some(1),
+        deadline_ms: Some(2),
+        attempts: Some(3),
+        redirects: Some(0),
+        answer_bytes: Some(4),
+        keep_headers: vec!["x-*".into()],
+        stream: Some(("k".into(), Form::Joined("a.0".into()))),
+    };
+    assert_eq!((asked.body.as_slice(), &asked.options), ("ä".as_bytes(), &options));
+    for (op, expected) in [
+        (json!({"op": "open-requests"}), json!(["a", "b", "c"])),
+        (json!({"op": "cancel-request", "id": "c"}), json!(true)),
+        (json!({"op": "cancel-request", "id": "c"}), json!(false)),
+        (json!({"op": "set", "key": "fail-answers", "value": null}), json!({})),
+    ] {
+        assert_eq!(send(&mut sink, op.clone()), Ok(expected), "{op}");
+    }
+    let open = sink.query(&json!({"op": "open-requests"})).unwrap().parse::<Value>().unwrap();
+    assert_eq!(open, json!(["a", "b"]));
+    sink.part("a", "Hal");
+    sink.part("a", "lo");
+    assert_eq!(sink.end("a").unwrap_err().code(), Some("told-to"));
+    send(&mut sink, json!({"op": "delete", "key": "fail-answers"})).unwrap();
+    let value = |reply: Result<slotd_guest::Reply, Failure>| reply.map(|it| it.parse().unwrap());
+    let first = json!({"id": "a", "status": 200, "body": "Hallo", "attempts": 1, "attempt": 2});
+    assert_eq!(value(sink.end("a")), Ok(first.clone()));
+    let second = json!({"id": "b", "failure": "dns", "body": "", "attempts": 1, "attempt": 1});
+    assert_eq!(value(sink.fail("b", "dns", "No.")), Ok(second.clone()));
+    let last = sink.events().last().unwrap();
+    assert_eq!((&*last.kind, last.parse::<Value>().unwrap()), ("answered", second.clone()));
+    assert_eq!(sink.get::<Value>("answers"), Some(json!([first, second])));
+}
+
+/// As above, for subscribers and the end.
+#[test]
+fn watches_and_closes_as_it_is_told() {
+    let mut sink = Harness::<KitchenSink>::new();
+    assert_eq!(send(&mut sink, json!({"op": "watch", "wanted": true})), Ok(json!({})));
+    for present in [true, false] {
+        let said = sink.presence(present).unwrap();
+        assert_eq!(said.parse::<bool>().unwrap(), present);
+        let last = sink.events().last().unwrap();
+        assert_eq!((&*last.kind, last.parse::<bool>().unwrap()), ("presence", present));
+    }
+    assert_eq!(sink.get::<Value>("presence"), Some(json!([true, false])));
+    assert_eq!(send(&mut sink, json!({"op": "watch", "wanted": false})), Ok(json!({})));
+    assert!(!sink.watches_subscribers());
+    assert_eq!(send(&mut sink, json!({"op": "close"})), Ok(json!({})));
+    assert!(sink.is_closed());
 }

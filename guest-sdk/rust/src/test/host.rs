@@ -1,10 +1,15 @@
 //! The host's side of a call, natively: one session's state with an undo log.
 
 use super::{
-    Came, Event, LogLine, Sent, limits, sends,
+    Came, Event, LogLine, Requested, Sent, http, limits, sends,
     timers::{SetTimer, name_problem},
 };
-use crate::{Address, Level, Timer, When, sends::Arrival, timers::Firing};
+use crate::{
+    Address, Level, Timer, When,
+    http::{Answered, Parts},
+    sends::Arrival,
+    timers::Firing,
+};
 use std::{cell::RefCell, collections::BTreeMap, ops::Bound, panic, rc::Rc};
 
 /// What a guest is stopped with: carried by an unwinding panic that the harness catches.
@@ -38,6 +43,10 @@ pub(super) struct Transaction {
     pub events: Vec<Event>,
     pub notified: Vec<Event>,
     pub sent: Vec<Sent>,
+    pub requests: Vec<Requested>,
+    requested: usize,
+    pub closes: bool,
+    pub watches: bool,
     pub log: Vec<LogLine>,
     event_bytes: usize,
     notified_bytes: usize,
@@ -60,6 +69,10 @@ impl Transaction {
             events: Vec::new(),
             notified: Vec::new(),
             sent: Vec::new(),
+            requests: Vec::new(),
+            requested: 0,
+            closes: false,
+            watches: false,
             log: Vec::new(),
             event_bytes: 0,
             notified_bytes: 0,
@@ -97,17 +110,20 @@ impl Transaction {
             trap(format!("limit: more than {} timers set or cancelled", limits::TIMER_CHANGES_MAX));
         }
     }
+    /// Whether one was open.
+    fn end_request(&mut self, id: &str) -> bool {
+        let mut open = self.requests.iter_mut().filter(|request| request.open);
+        let found = open.find(|request| request.id == id);
+        found.map(|request| request.open = false).is_some()
+    }
     /// Checks an event of either kind.
     fn event(&mut self, what: &str, kind: &str, content_type: &str, body: Vec<u8>) -> Event {
         self.count();
         if self.mode != Mode::Handle {
             trap(format!("only `handle` may {what}"));
         }
-        if kind.is_empty() || kind.contains(char::is_whitespace) {
-            trap(format!("{kind:?} is no kind of event: one word"));
-        }
-        if kind == "error" || kind.starts_with("slotd.") {
-            trap(format!("the event kind {kind:?} is reserved: slotd uses it itself"));
+        if let Some(problem) = kind_problem(kind) {
+            trap(problem);
         }
         let (kind, content_type) = (kind.to_owned(), content_type.to_owned());
         Event { seq: self.seq, kind, content_type, body }
@@ -138,6 +154,15 @@ impl Transaction {
         };
         self.undo.push((key.to_owned(), before));
     }
+}
+
+/// Why it can't be the kind of an event, if it can't.
+pub(super) fn kind_problem(kind: &str) -> Option<String> {
+    if kind.is_empty() || kind.contains(char::is_whitespace) {
+        return Some(format!("{kind:?} is no kind of event: one word"));
+    }
+    let is_reserved = kind == "error" || kind.starts_with("slotd.");
+    is_reserved.then(|| format!("the event kind {kind:?} is reserved: slotd uses it itself"))
 }
 
 fn check_key(key: &str) {
@@ -327,6 +352,80 @@ impl Host {
         let mut tx = self.0.borrow_mut();
         tx.count();
         tx.came.arrival.clone()
+    }
+    pub fn request(&self, id: &str, parts: Parts) -> Result<(), String> {
+        let mut tx = self.0.borrow_mut();
+        tx.count();
+        if tx.mode != Mode::Handle {
+            trap("only `handle` may make requests over HTTP");
+        }
+        if let Some(problem) = http::request_problem(&parts) {
+            trap(problem);
+        }
+        let problem = http::id_problem(id).or_else(|| http::options_problem(&parts.options));
+        if let Some(problem) = problem {
+            return Err(problem);
+        }
+        if tx.requested == limits::REQUESTS_MAX {
+            let max = limits::REQUESTS_MAX;
+            trap(format!("limit: requests: a message may make at most {max}"));
+        }
+        tx.requested += 1;
+        tx.end_request(id);
+        let request = Requested::new(tx.seq, id, parts);
+        tx.requests.push(request);
+        let open = || tx.requests.iter().filter(|request| request.open);
+        let bytes: usize = open().map(Requested::bytes).sum();
+        if open().count() > limits::REQUESTS_OPEN_MAX || bytes > limits::REQUESTS_OPEN_BYTES_MAX {
+            trap(format!(
+                "outbox-full: more than {} requests are open, or {} bytes of them",
+                limits::REQUESTS_OPEN_MAX,
+                limits::REQUESTS_OPEN_BYTES_MAX
+            ));
+        }
+        Ok(())
+    }
+    pub fn cancel_request(&self, id: &str) -> bool {
+        let mut tx = self.0.borrow_mut();
+        tx.count();
+        if tx.mode != Mode::Handle {
+            trap("only `handle` may cancel requests");
+        }
+        tx.end_request(id)
+    }
+    pub fn open_requests(&self) -> Vec<String> {
+        let mut tx = self.0.borrow_mut();
+        tx.count();
+        let open = tx.requests.iter().filter(|request| request.open);
+        let mut ids: Vec<_> = open.map(|request| request.id.clone()).collect();
+        ids.sort_unstable();
+        ids
+    }
+    pub fn http_answer(&self) -> Option<Answered> {
+        let mut tx = self.0.borrow_mut();
+        tx.count();
+        tx.came.told.clone()
+    }
+    pub fn close(&self) {
+        let mut tx = self.0.borrow_mut();
+        tx.count();
+        if tx.mode != Mode::Handle {
+            trap("only `handle` may close the session");
+        }
+        tx.closes = true;
+    }
+    pub fn watch_subscribers(&self, wanted: bool) {
+        let mut tx = self.0.borrow_mut();
+        tx.count();
+        if tx.mode != Mode::Handle {
+            trap("only `handle` may watch the session's subscribers");
+        }
+        tx.watches = wanted;
+    }
+    pub fn presence(&self) -> Option<bool> {
+        let mut tx = self.0.borrow_mut();
+        tx.count();
+        tx.came.presence
     }
     pub fn log(&self, level: Level, message: &str) {
         let mut tx = self.0.borrow_mut();

@@ -5,14 +5,19 @@
 //! success, a query can't change anything, a call sees its own writes, and a scan is in order of
 //! the keys' bytes. Time is the test's: [`Harness::advance`] moves it on, has timers fire and the session expire. Other sessions
 //! are the test's, too: [`Harness::sent`] is what was sent to them, [`Harness::deliver`] and
-//! [`Harness::answer`] give what comes from them. Not modelled: the deadline, the memory limit, the times of
-//! cron expressions, which services may send to which, and what is on its way for too long.
+//! [`Harness::answer`] give what comes from them. So is the network: [`Harness::requests`] is what was asked for over
+//! HTTP, [`Harness::respond`] and [`Harness::fail`] say what came of it; and so are subscribers
+//! ([`Harness::presence`]). Not modelled: the deadline, the memory limit, the times of cron expressions, which services
+//! may send to which, which hosts and secrets they may use, the timeouts and deadlines of requests, and what is on its
+//! way for too long.
 
 pub(crate) mod host;
+mod http;
 mod sends;
 mod timers;
 
 pub use self::{
+    http::{AnswerTo, Requested},
     sends::{Delivery, Sent},
     timers::{Dead, Fired, SetTimer},
 };
@@ -20,7 +25,7 @@ pub use self::{
 use self::host::{Host, Mode, Transaction, Trap};
 use crate::{
     Context, Level, MigrateContext, QueryContext, RawHandler, Rejection, Reply, context::Source,
-    sends::Arrival, timers::Firing,
+    http::Answered, sends::Arrival, timers::Firing,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
@@ -55,7 +60,8 @@ pub mod limits {
     /// The last time that a timer can be set for, or a session can expire at: the year 9000 or so.
     pub const TIMER_MS_MAX: u64 = 221_845_392_000_000;
     pub const TIMER_CRON_BYTES_MAX: usize = 128;
-    /// How often a timer's message, or the outcome of a message to another session, is tried.
+    /// How often a timer's message, the outcome of a message to another session, a request over HTTP, or its answer, is
+    /// tried.
     pub const ATTEMPTS_MAX: u32 = 20;
     /// The longest that a timer's message waits after a failure.
     pub const TIMER_RETRY_MAX_MS: u64 = 5 * 60 * 1_000;
@@ -65,6 +71,26 @@ pub mod limits {
     pub const SEND_NAME_BYTES_MAX: usize = 128;
     pub const SERVICE_NAME_BYTES_MAX: usize = 64;
     pub const SESSION_ID_BYTES_MAX: usize = 256;
+    /// Requests over HTTP that a message may make.
+    pub const REQUESTS_MAX: usize = 16;
+    /// Requests of a session that are open.
+    pub const REQUESTS_OPEN_MAX: usize = 100;
+    /// Bytes of them.
+    pub const REQUESTS_OPEN_BYTES_MAX: usize = 4 * 1024 * 1024;
+    pub const REQUEST_BODY_BYTES_MAX: usize = 256 * 1024;
+    pub const REQUEST_ID_BYTES_MAX: usize = 128;
+    pub const REQUEST_METHOD_BYTES_MAX: usize = 32;
+    /// Of its method, URL and headers.
+    pub const REQUEST_HEAD_BYTES_MAX: usize = 32 * 1024;
+    pub const REQUEST_HEADERS_MAX: usize = 64;
+    pub const REQUEST_TIMEOUT_MAX_MS: u32 = 600_000;
+    pub const REQUEST_DEADLINE_MAX_MS: u32 = 86_400_000;
+    pub const REDIRECTS_MAX: u8 = 10;
+    pub const ANSWER_BYTES_MAX: u32 = 1024 * 1024;
+    /// Headers of an answer that are kept by name.
+    pub const KEPT_HEADERS_MAX: usize = 16;
+    pub const KEPT_HEADER_NAME_BYTES_MAX: usize = 64;
+    pub const STREAM_PATH_BYTES_MAX: usize = 256;
     /// Messages of timers in one [`super::Harness::advance`]: the harness's own limit.
     pub const FIRED_MAX: usize = 100_000;
     pub const LOG_LINES_MAX: usize = 100;
@@ -150,6 +176,12 @@ pub struct Session {
     pub dead: Vec<Dead>,
     /// Messages to other sessions.
     pub sent: Vec<Sent>,
+    /// Requests over HTTP.
+    pub requests: Vec<Requested>,
+    /// It takes no more messages ([`Context::close`]).
+    pub closed: bool,
+    /// The handler is told of its subscribers ([`Context::watch_subscribers`]).
+    pub watches: bool,
 }
 
 impl Default for Session {
@@ -166,7 +198,21 @@ impl Default for Session {
             expires_ms: None,
             dead: Vec::new(),
             sent: Vec::new(),
+            requests: Vec::new(),
+            closed: false,
+            watches: false,
         }
+    }
+}
+
+impl Session {
+    /// What ends with the message that closes it.
+    fn close(&mut self) {
+        self.closed = true;
+        self.timers.clear();
+        self.requests.iter_mut().for_each(|request| request.open = false);
+        self.sent.iter_mut().for_each(|sent| sent.answered |= sent.reply_as.is_some());
+        self.watches = false;
     }
 }
 
@@ -243,6 +289,10 @@ impl<H: RawHandler> Harness<H> {
         content_type: &str,
         body: Vec<u8>,
     ) -> Result<Reply, Failure> {
+        if self.session.closed {
+            let closed = Rejection::new("session-closed", "The session is closed.");
+            return Err(Failure::Rejected(closed));
+        }
         let session = self.session.name.clone();
         let (seq, time_ms) = (self.session.seq + 1, self.session.time_ms);
         let (id, origin, content_type) = (None, OnceCell::new(), content_type.to_owned());
@@ -347,6 +397,8 @@ impl<H: RawHandler> Harness<H> {
         tx.state = mem::take(&mut self.session.state);
         tx.timers = mem::take(&mut self.session.timers);
         tx.expires_ms = self.session.expires_ms;
+        tx.requests = self.session.requests.clone();
+        tx.watches = self.session.watches;
         let tx = Rc::new(RefCell::new(tx));
         let host = Host(Rc::clone(&tx));
         // Nothing of the guest is used after an unwinding but the transaction, which is rolled back.
@@ -357,12 +409,17 @@ impl<H: RawHandler> Harness<H> {
             tx.roll_back();
         } else {
             self.session.expires_ms = tx.expires_ms;
+            self.session.requests = mem::take(&mut tx.requests);
+            self.session.watches = tx.watches;
         }
         self.session.state = mem::take(&mut tx.state);
         self.session.timers = mem::take(&mut tx.timers);
         self.session.events.append(&mut tx.events);
         self.session.notified.append(&mut tx.notified);
         self.session.sent.append(&mut tx.sent);
+        if result.is_ok() && tx.closes {
+            self.session.close();
+        }
         self.log.append(&mut tx.log);
         if let Err(Failure::Trapped(reason)) = &result {
             self.log.push(LogLine { level: Level::Error, message: reason.clone() });
@@ -376,14 +433,16 @@ impl<H: RawHandler> Harness<H> {
 struct Came {
     firing: Option<Firing>,
     arrival: Option<Arrival>,
+    told: Option<Answered>,
+    presence: Option<bool>,
 }
 
 impl Came {
     fn from_timer(firing: Firing) -> Self {
-        Self { firing: Some(firing), arrival: None }
+        Self { firing: Some(firing), ..Self::default() }
     }
     fn from_session(arrival: Arrival) -> Self {
-        Self { firing: None, arrival: Some(arrival) }
+        Self { arrival: Some(arrival), ..Self::default() }
     }
 }
 

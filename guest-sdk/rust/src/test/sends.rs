@@ -110,9 +110,8 @@ impl<H: RawHandler> Delivery<'_, H> {
         body: impl Into<Vec<u8>>,
     ) -> Result<Reply, Failure> {
         let Self { harness, sender, attempt, reply_wanted } = self;
-        let source = Source::Session(sender.to_string());
         let arrival = Arrival::Message { sender, attempt, reply_wanted };
-        harness.handle(source, Came::from_session(arrival), content_type, body.into())
+        harness.handle(Source::Session, Came::from_session(arrival), content_type, body.into())
     }
 }
 
@@ -221,9 +220,8 @@ impl<H: RawHandler> Harness<H> {
         };
         let sent = &self.session.sent[at];
         let (sender, attempt) = (sent.to.clone(), sent.failures + 1);
-        let source = Source::Session(sender.to_string());
         let arrival = Arrival::Answer { name: name.to_owned(), sender, attempt, refusal };
-        let result = self.handle(source, Came::from_session(arrival), content_type, body);
+        let result = self.handle(Source::Session, Came::from_session(arrival), content_type, body);
         let sent = &mut self.session.sent[at];
         let is_final = match &result {
             Ok(_) => true,
