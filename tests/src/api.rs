@@ -74,6 +74,39 @@ pub struct Entry {
     pub delivery: Option<Delivered>,
     /// Which message of the session it is the outcome of, if it is one.
     pub answer: Option<Answered>,
+    /// Which request over HTTP it is the answer to, if it is one.
+    pub http: Option<HttpAnswered>,
+    /// Which request's answer it has a part of, if it has one.
+    pub part: Option<HttpPart>,
+    /// What subscribers did, if it comes from that.
+    pub presence: Option<Presence>,
+}
+
+/// What came of a request over HTTP.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct HttpAnswered {
+    pub id: String,
+    /// The message that asked.
+    pub asked_by: u64,
+    pub status: Option<u16>,
+    pub failure: Option<String>,
+    pub reason: Option<String>,
+    pub attempts: u32,
+    pub attempt: u32,
+}
+
+/// Of what something was shown.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct HttpPart {
+    pub id: String,
+    pub asked_by: u64,
+    pub attempt: u32,
+}
+
+/// Whether there are subscribers.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Presence {
+    pub present: bool,
 }
 
 /// What sent a message.

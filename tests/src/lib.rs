@@ -2,7 +2,9 @@
 //! conversations.
 
 pub mod account;
+pub mod agents;
 pub mod api;
+pub mod browser;
 pub mod chaos;
 pub mod clock;
 pub mod cluster;
@@ -15,10 +17,14 @@ pub mod histogram;
 pub mod history;
 pub mod http;
 pub mod load;
+pub mod model_server;
 pub mod node;
 pub mod notice;
+pub mod outside;
+pub mod page;
 pub mod plugins;
 pub mod raw_socket;
+pub mod requests;
 pub mod resp;
 pub mod sends;
 pub mod slots;

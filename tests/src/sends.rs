@@ -24,7 +24,16 @@ pub struct Sent {
 /// # Errors
 /// When it is not.
 pub async fn send(api: &Api, service: &str, sent: &Sent) -> anyhow::Result<()> {
-    let Sent { from, to, number, reply } = sent;
+    let message = message(service, sent);
+    eventually("a message that sends is acknowledged", async || {
+        Ok(api.send(service, &sent.from, message.clone()).await.ok())
+    })
+    .await?;
+    Ok(())
+}
+
+/// What has a session of the plugin `kitchen-sink` send a message, once however often it comes.
+pub fn message(service: &str, Sent { from: _, to, number, reply }: &Sent) -> Message {
     let mut message = json!({
         "op": "send",
         "to": format!("{service}/{to}"),
@@ -33,12 +42,7 @@ pub async fn send(api: &Api, service: &str, sent: &Sent) -> anyhow::Result<()> {
     if *reply {
         message["reply"] = json!(name(*number));
     }
-    eventually("a message that sends is acknowledged", async || {
-        let message = Message::json(&message).key(format!("send-{number}"));
-        Ok(api.send(service, from, message).await.ok())
-    })
-    .await?;
-    Ok(())
+    Message::json(&message).key(format!("send-{number}"))
 }
 
 fn name(number: u64) -> String {
@@ -138,6 +142,9 @@ mod tests {
             timer: None,
             delivery: None,
             answer: None,
+            http: None,
+            part: None,
+            presence: None,
         }
     }
 

@@ -31,12 +31,24 @@ pub async fn set(
     service: &str,
     session: &str,
     name: &str,
-    (how, ms): (&str, u64),
+    when: (&str, u64),
 ) -> anyhow::Result<Set> {
+    let reply: Value = api.send(service, session, message(name, when)).await?.json()?;
+    set_by(name, when, &reply)
+}
+
+/// What has a session of the plugin `kitchen-sink` set a timer, once however often it comes.
+pub fn message(name: &str, (how, ms): (&str, u64)) -> Message {
     let body = json!({"op": "echo", "value": name});
     let timer = json!({"op": "timer", "name": name, how: ms, "body": body});
-    let message = Message::json(&timer).key(format!("set-{name}"));
-    let reply: Value = api.send(service, session, message).await?.json()?;
+    Message::json(&timer).key(format!("set-{name}"))
+}
+
+/// The timer that was set, by the reply.
+///
+/// # Errors
+/// When the reply does not say for when.
+pub fn set_by(name: &str, (how, ms): (&str, u64), reply: &Value) -> anyhow::Result<Set> {
     let due_ms = reply["due"].as_u64().with_context(|| format!("{reply}"))?;
     Ok(Set { name: name.to_owned(), due_ms, period_ms: (how == "every").then_some(ms) })
 }
@@ -136,6 +148,9 @@ mod tests {
             timer,
             delivery: None,
             answer: None,
+            http: None,
+            part: None,
+            presence: None,
         }
     }
 

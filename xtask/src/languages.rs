@@ -31,7 +31,7 @@ pub const LANGUAGES: &[Language] = &[
     },
     Language {
         name: "ts",
-        plugins: &["counter-ts", "kitchen-sink-ts", "context-window"],
+        plugins: &["counter-ts", "kitchen-sink-ts"],
         sdk_tests: &[],
         tools: node,
     },

@@ -25,6 +25,7 @@ const PLUGINS: &[&str] = &[
     "counter-1-0",
     "chat-v1",
     "chat-v2",
+    "context-window",
     "hostile-v1",
     "hostile-v2",
     "kitchen-sink",
@@ -53,6 +54,9 @@ enum Task {
         /// Show a cluster: replay while nodes join, leave and are killed
         #[arg(long)]
         cluster: bool,
+        /// Show agents: sessions that ask a language model, while a node is killed and the plugin is swapped
+        #[arg(long, conflicts_with_all = ["cluster", "conversations", "clients"])]
+        agent: bool,
         /// Stop after the report instead of serving until Ctrl-C
         #[arg(long)]
         exit: bool,
@@ -126,7 +130,7 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Task::Test { rest } => work.test(&rest),
-        Task::Demo { cluster, exit, conversations, clients, profile } => {
+        Task::Demo { cluster, agent, exit, conversations, clients, profile } => {
             let mut args: Vec<OsString> = Vec::new();
             args.extend(exit.then(|| "--exit".into()));
             if let Some(dir) = conversations {
@@ -135,8 +139,12 @@ fn main() -> anyhow::Result<()> {
             args.extend(
                 clients.into_iter().flat_map(|n| ["--clients".into(), n.to_string().into()]),
             );
-            let name = if cluster { "demo-cluster" } else { "demo" };
-            work.program(name, profile, Plugins::Rust, cluster, &args)
+            let name = match (cluster, agent) {
+                (_, true) => "demo-agent",
+                (true, false) => "demo-cluster",
+                (false, false) => "demo",
+            };
+            work.program(name, profile, Plugins::Rust, cluster || agent, &args)
         }
         Task::Bench { cluster, languages, effects, rest } => {
             // The rest includes everything after its first argument.
@@ -155,7 +163,7 @@ fn main() -> anyhow::Result<()> {
                 _ => bail!("--cluster, --languages and --effects are benchmarks of their own"),
             };
             if effects {
-                rest.extend(["--parts".into(), "ephemeral,timers,sends".into()]);
+                rest.extend(["--parts".into(), "ephemeral,timers,sends,requests".into()]);
             }
             let plugins = match name {
                 "bench-languages" => Plugins::All,
@@ -207,6 +215,7 @@ impl Workshop {
         self.build(Profile::Dev)?;
         self.setup(Profile::Dev)?;
         let nats = self.nats()?;
+        self.browser();
         let plugins = self.plugins(Profile::Dev)?;
         let languages = self.languages_plugins(Profile::Dev, &plugins)?;
         let path = languages.paths.variable()?;
@@ -340,6 +349,17 @@ impl Workshop {
         self.say(&format!("building the plugin {name}"));
         let mut build = self.plugin_command(profile, "build", name, path);
         run(build.arg("--out").arg(out.join(name).with_extension("wasm")))
+    }
+
+    /// A browser that pages of examples are tested in. Without one, those tests say so.
+    fn browser(&self) {
+        self.say("looking for a browser to test pages in");
+        let found = ["chromium", "chromium-browser", "google-chrome"]
+            .iter()
+            .any(|name| packages::run(Command::new(name).arg("--version")).is_ok());
+        if !found && let Err(why) = packages::apt(&["chromium"]) {
+            println!("  it can't be had: {why:#}");
+        }
     }
 
     /// The nats-server that clusters are tested with.

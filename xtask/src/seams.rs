@@ -10,7 +10,7 @@ const BEHIND: [(&str, &str); 3] =
     [("fjall", "database"), ("lsm_tree", "database"), ("sfa", "database")];
 
 /// What the server is made of: HTTP, gRPC, the command line, membership, discovery.
-const ABOVE: [&str; 16] = [
+const ABOVE: [&str; 17] = [
     "axum",
     "clap",
     "foca",
@@ -21,6 +21,7 @@ const ABOVE: [&str; 16] = [
     "hyper",
     "hyper-util",
     "prost",
+    "slotd-outbound",
     "tokio-tungstenite",
     "tonic",
     "tonic-prost",

@@ -1,6 +1,7 @@
 //! Applies the faults of a schedule to a cluster.
 
 use super::{
+    effects::SERVICE,
     load::ANSWER_TIMEOUT,
     probe::Probes,
     record::{Caller, ReadKind, Recorder},
@@ -236,7 +237,7 @@ impl Scene {
     async fn swap(&self, befallen: &BTreeSet<NodeNumber>) -> anyhow::Result<()> {
         let number = self.swaps.fetch_add(1, Relaxed) + 1;
         let chat = if number.is_multiple_of(2) { "chat-v1" } else { "chat-v2" };
-        for (service, plugin) in [("chat", chat), ("counter", "counter")] {
+        for (service, plugin) in [("chat", chat), ("counter", "counter"), (SERVICE, SERVICE)] {
             let component = plugins::load(plugin)?;
             let component = plugins::variant(&component, &format!("swap {}", number % 2));
             let done = self.deploy(service, component, befallen).await;

@@ -1,5 +1,6 @@
-//! Runs a cluster under load and faults, and checks what its clients saw.
+//! Runs a cluster under load and faults, and checks what its clients saw, and what came of what its sessions asked for.
 
+pub mod effects;
 pub mod faults;
 pub mod load;
 pub mod probe;
@@ -11,9 +12,11 @@ use crate::{
     cluster::{Cluster, ClusterOptions, Own, net::Net, settle::unsettled},
     history::{Report, check},
     notice::not_tested,
+    outside::Outside,
     plugins,
 };
 use anyhow::{Context, ensure};
+use effects::Effects;
 use faults::Scene;
 use load::{Load, LoadShape};
 use probe::Probes;
@@ -43,6 +46,9 @@ pub struct Plan {
     pub in_turn: bool,
     /// Only these faults, by name, if any are given: to examine one more closely.
     pub only: Vec<String>,
+    /// Sessions also send to each other, set timers and ask a server, on loopback. All clocks are right then: what waits for
+    /// a time waits an hour longer where the next owner's clock is an hour behind.
+    pub effects: bool,
 }
 
 /// Applies the faults of a seed's schedule under load and checks what the clients saw. Prints the
@@ -59,10 +65,12 @@ pub async fn run(seed: u64, plan: Plan, net: Option<Arc<Net>>) -> anyhow::Result
     }
     let slots = plan.cluster.slots;
     // Removed when the last node is.
-    let clock =
-        WrongClock::build().map_err(|e| not_tested(&format!("chaos with wrong clocks: {e:#}")));
+    let clock = (!plan.effects).then(WrongClock::build).transpose();
+    let clock = clock.map_err(|e| not_tested(&format!("chaos with wrong clocks: {e:#}")));
+    let outside = if plan.effects { Some(Outside::start().await?) } else { None };
     let mut options = plan.cluster.clone();
-    if let Ok(clock) = &clock {
+    options.env.extend(outside.iter().flat_map(effects::allowed));
+    if let Ok(Some(clock)) = &clock {
         // Alternate hours: whichever node a slot moves to, its clock differs.
         options.own.extend((1..=NODES_EVER_MAX).map(|number| {
             let env = clock.env([0, 3_600, -3_600][number as usize % 3]).into();
@@ -71,12 +79,15 @@ pub async fn run(seed: u64, plan: Plan, net: Option<Arc<Net>>) -> anyhow::Result
     }
     let cluster = Cluster::start(options, net).await?;
     let first = cluster.member(1)?;
-    for (service, plugin) in [("counter", "counter"), ("chat", "chat-v1")] {
+    for (service, plugin) in
+        [("counter", "counter"), ("chat", "chat-v1"), (effects::SERVICE, effects::SERVICE)]
+    {
         first.admin().deploy(service, plugins::load(plugin)?).await?;
     }
     let probes = Probes::find(&first.api(), slots).await?;
     probes.all_served(&cluster.members(), SETTLED_WITHIN).await?;
     let mut load = Load::start(seed, plan.load, cluster.targets());
+    let effects = outside.map(|outside| Effects::start(seed, outside, cluster.targets()));
     let recorder = load.recorder().clone();
     let scene = Scene { cluster, probes, recorder, swaps: 0.into(), pauses: 0.into() };
     let (mut pauses, mut calm) = (0, true);
@@ -99,6 +110,13 @@ pub async fn run(seed: u64, plan: Plan, net: Option<Arc<Net>>) -> anyhow::Result
     drop(recorder);
     let report = check(&load.finish().await?);
     println!("seed {seed}: {report}; {deletes} deletes, {swaps} swaps, {pauses} pauses");
+    if let Some(effects) = effects {
+        let checked = effects.finish().await.with_context(|| format!("seed {seed}"))?;
+        println!("seed {seed}: {checked}");
+        ensure!(checked.replies > 0, "seed {seed}: no session has asked another");
+        ensure!(checked.fired > 0, "seed {seed}: no timer has fired");
+        ensure!(checked.answers > 0, "seed {seed}: no session has asked a server");
+    }
     ensure!(deletes > 0, "seed {seed}: nothing was deleted");
     ensure!(report.good(), "seed {seed}: {report}");
     ensure!(report.acknowledged > 0, "seed {seed}: nothing was acknowledged");

@@ -35,14 +35,27 @@ struct Run {
     mixtures: usize,
     /// On a network whose links can be cut.
     links: bool,
+    effects: bool,
 }
 
-const EACH_FAULT: Run =
-    Run { test: "each_fault_by_itself", seed: 1, in_turn: true, mixtures: 0, links: true };
+const EACH_FAULT: Run = Run {
+    test: "each_fault_by_itself",
+    seed: 1,
+    in_turn: true,
+    mixtures: 0,
+    links: true,
+    effects: false,
+};
 const MIXTURE: Run =
-    Run { test: "faults_in_mixture", seed: 31, in_turn: false, mixtures: 7, links: true };
-const LOOPBACK: Run =
-    Run { test: "faults_on_loopback", seed: 39, in_turn: true, mixtures: 3, links: false };
+    Run { test: "faults_in_mixture", seed: 31, in_turn: false, mixtures: 7, ..EACH_FAULT };
+const LOOPBACK: Run = Run {
+    test: "faults_on_loopback",
+    seed: 39,
+    mixtures: 3,
+    links: false,
+    effects: true,
+    ..EACH_FAULT
+};
 
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
@@ -50,7 +63,8 @@ fn variable(name: &str) -> Option<String> {
 
 impl Run {
     fn plan(self) -> Plan {
-        Plan { in_turn: self.in_turn, mixtures: self.mixtures, ..Plan::default() }
+        let Self { in_turn, mixtures, effects, .. } = self;
+        Plan { in_turn, mixtures, effects, ..Plan::default() }
     }
 
     /// Runs the plan with the seed, or with each that is given.

@@ -42,3 +42,32 @@ fn the_demo_of_a_cluster_accounts_for_every_message() {
         Ok(())
     });
 }
+
+/// Without it, the demo of agents could be broken, or say that nothing is lost whatever is.
+#[test]
+fn the_demo_of_agents_accounts_for_every_token() {
+    let _alone = crate::alone();
+    scenario(async {
+        let mut demo = Command::new(sibling("demo-agent")?);
+        demo.args(["--exit", "--slots", "32", "--agents", "24", "--at-once", "16", "--pace", "40"]);
+        demo.env("SLOTD_TEST_PLUGINS", plugins::folder());
+        let Finished { status, stdout: text, stderr } = finish(demo).await?;
+        ensure!(status.success(), "{status}\n{text}\n{stderr}");
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.trim().strip_prefix(name));
+            line.and_then(|rest| rest.trim().parse::<u64>().ok())
+                .with_context(|| format!("no {name:?} in\n{text}"))
+        };
+        ensure!(value("requests to the model")? == 24 * 5, "{text}");
+        ensure!(value("tokens shown")? > 24 * 5 * 20, "{text}");
+        ensure!(value("tools called")? == 24 && value("questions answered")? == 24, "{text}");
+        for name in ["lost", "doubled", "out of order", "failed turns", "other after a reload"] {
+            ensure!(value(name)? == 0, "{text}");
+        }
+        // It was killed while it wrote, or nothing was shown.
+        ensure!(value("left by a dead node")? > 0, "{text}");
+        ensure!(text.contains("32 of 32 slots swapped"), "{text}");
+        ensure!(!text.contains("curl"), "{text}");
+        Ok(())
+    });
+}

@@ -9,6 +9,7 @@ mod demo;
 mod dns;
 mod engine;
 mod follow;
+mod http;
 mod judged;
 mod killed;
 mod lost;

@@ -8,6 +8,7 @@
 mod bodies;
 mod expire;
 mod failures;
+mod http;
 mod migrate;
 mod pages;
 mod play;
@@ -18,6 +19,7 @@ mod templates;
 mod timers;
 mod wasm;
 mod watched;
+mod web;
 
 use slotd_tests::plugins::Lang;
 

@@ -62,6 +62,8 @@ async fn run(api: &Api, service: &str, step: &Step) -> anyhow::Result<Observed> 
     ensure!(!step.expect.sets_timers(), "a node does not tell which timers a message set");
     ensure!(!step.expect.expires(), "a node does not tell when a session expires");
     ensure!(!step.expect.sends(), "a node does not tell what a message sent");
+    ensure!(!step.expect.requests(), "a node does not tell which requests a message made");
+    ensure!(!step.expect.closes(), "a node does not tell whether a session is closed");
     let before = describe(api, service, session).await?;
     let mut watching = match step.expect.is_notified() {
         true => Some(api.events(service, session, None, None).await?),
@@ -80,6 +82,7 @@ async fn run(api: &Api, service: &str, step: &Step) -> anyhow::Result<Observed> 
         Call::Migrate { .. } => bail!("a node migrates by itself"),
         Call::Timer { .. } | Call::Advance { .. } => bail!("a node has timers and a clock"),
         Call::Delivery { .. } | Call::Answer { .. } => bail!("a node has other sessions"),
+        Call::Http(_) | Call::Presence { .. } => bail!("a node has servers and subscribers"),
     };
     let outcome = outcome(&answer)?;
     let after = describe(api, service, session).await?;
@@ -99,9 +102,20 @@ async fn run(api: &Api, service: &str, step: &Step) -> anyhow::Result<Observed> 
     for key in step.expect.keys() {
         state.insert(key.to_owned(), value(api, service, session, key).await?);
     }
-    let (timers, sent, fired) = (Vec::new(), Vec::new(), Vec::new());
-    let (expires_ms, time_ms) = (None, step.time_ms);
-    Ok(Observed { outcome, seq, expires_ms, time_ms, events, notified, timers, sent, fired, state })
+    Ok(Observed {
+        outcome,
+        seq,
+        expires_ms: None,
+        time_ms: step.time_ms,
+        events,
+        notified,
+        timers: Vec::new(),
+        sent: Vec::new(),
+        requests: Vec::new(),
+        closed: false,
+        fired: Vec::new(),
+        state,
+    })
 }
 
 pub async fn describe(api: &Api, service: &str, session: &str) -> anyhow::Result<Option<Session>> {

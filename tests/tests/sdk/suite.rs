@@ -1,6 +1,6 @@
 //! All of the suite for one language, on one node.
 
-use crate::{bodies, expire, failures, play, random, sends, timers};
+use crate::{bodies, expire, failures, http, play, random, sends, timers, web::Web};
 use anyhow::Context;
 use slotd_tests::{
     node::{Node, NodeOptions, scenario},
@@ -14,6 +14,8 @@ pub const SINK: &str = "kitchen-sink";
 pub struct Suite {
     pub lang: Lang,
     pub node: Node,
+    /// What its handlers may ask over HTTP.
+    pub web: Web,
 }
 
 /// What an instance is used for after its first call (`guests.isolation`): must make no difference.
@@ -48,9 +50,13 @@ pub fn run(lang: Lang, isolation: &str) {
         return;
     }
     scenario(async {
-        let node = Node::start_with(options(isolation)).await?;
+        let web = Web::start().await?;
+        let mut options = options(isolation);
+        let rule = format!("*>http://127.0.0.1:{}!private", web.port);
+        options.env.push(("SLOTD_EFFECTS_HTTP".into(), rule));
+        let node = Node::start_with(options).await?;
         node.admin().deploy(COUNTER, plugins::load(&lang.of(COUNTER))?).await?;
-        let suite = Suite { lang, node };
+        let suite = Suite { lang, node, web };
         let mut failed = Vec::new();
         let mut check = |what: &str, result: anyhow::Result<()>| {
             failed.extend(result.err().map(|error| format!("{what}: {error:#}")));
@@ -76,6 +82,12 @@ pub fn run(lang: Lang, isolation: &str) {
             check("messages to other sessions", sends::in_order(&suite).await);
             check("replies of other sessions", sends::replies(&suite).await);
             check("messages that fail", sends::failing(&suite).await);
+            check("answers of requests", http::answers(&suite).await);
+            check("requests that fail", http::failing(&suite).await);
+            check("answers that are shown", http::shown(&suite).await);
+            check("requests that are ended", http::ended(&suite).await);
+            check("a session that is closed", http::closed(&suite).await);
+            check("subscribers that come and go", http::presence(&suite).await);
         }
         let name = lang.name();
         anyhow::ensure!(failed.is_empty(), "{name}, {isolation}:\n{}", failed.join("\n"));

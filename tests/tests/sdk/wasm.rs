@@ -44,6 +44,20 @@ fn plugins_do_what_their_scripts_say() {
     });
 }
 
+/// Without it, a component that uses nothing new would be refused by a slotd from before.
+#[test]
+fn components_import_what_they_use_and_nothing_else() -> anyhow::Result<()> {
+    let all = [("counter", Lang::Rust), ("reservation", Lang::Rust), ("counter-c", Lang::C)];
+    for (plugin, _) in all.into_iter().filter(|(_, lang)| lang.is_tested()) {
+        let component = plugins::load(plugin)?;
+        let has = |name: &str| component.windows(name.len()).any(|at| at == name.as_bytes());
+        ensure!(has("slotd:slot/state@"), "{plugin} has no names to look for");
+        ensure!(!has("slotd:slot/http@"), "{plugin} asks over HTTP");
+        ensure!(!has("watch-subscribers"), "{plugin} watches subscribers");
+    }
+    Ok(())
+}
+
 async fn test(plugin: &str, scripts: Vec<PathBuf>) -> anyhow::Result<()> {
     plugins::load(plugin)?;
     let mut command = slotd()?;

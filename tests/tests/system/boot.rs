@@ -110,6 +110,25 @@ fn a_wrong_configuration_names_key_value_source_and_what_is_allowed() {
     });
 }
 
+/// Without it, what is wrong with the secrets would be found only when a node is to start with them.
+#[test]
+fn secrets_are_checked_with_the_configuration() {
+    scenario(async {
+        let dir = tempfile::tempdir()?;
+        let secrets = dir.path().join("secrets");
+        let path = secrets.to_string_lossy();
+        let check = ["config", "check", "--effects-secrets-file", &*path];
+        expect_refusal(&run_slotd(&check).await?, USAGE, &["secrets"])?;
+        fs::write(&secrets, "API_KEY=short\n")?;
+        expect_refusal(&run_slotd(&check).await?, USAGE, &["line 1", "8 bytes"])?;
+        fs::write(&secrets, "API_KEY=long enough\n")?;
+        let checked = run_slotd(&check).await?;
+        ensure!(checked.status.success(), "{checked:?}");
+        ensure!(checked.stdout.contains("secrets: API_KEY)"), "{checked:?}");
+        Ok(())
+    });
+}
+
 /// Without it, a node could be open to a network by mistake.
 #[test]
 fn off_loopback_a_token_is_required() {

@@ -19,7 +19,7 @@ fn a_component_of_interface_1_0_runs_unchanged() {
         let checked = node.run(&["plugin", "check", &file.to_string_lossy(), "--json"]).await?;
         let checked: Value = serde_json::from_str(&checked.stdout)?;
         ensure!(checked["problems"] == json!([]), "{checked}");
-        ensure!(checked["effects"] == json!(["emit"]), "{checked}");
+        ensure!(checked["effects"] == json!(["effects.emit"]), "{checked}");
         let imports = checked["imports"].as_array().context("no imports")?;
         ensure!(imports.contains(&json!("slotd:slot/effects@1.0.0")), "{checked}");
         node.admin().deploy("counter", component).await?;

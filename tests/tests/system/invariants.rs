@@ -7,11 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const SECTIONS: usize = 11;
+const SECTIONS: usize = 13;
 /// Where sources are, from the root of the repository.
-const FOLDERS: [&str; 7] = [
+const FOLDERS: [&str; 8] = [
     "host/core/src",
     "host/src",
+    "host/outbound/src",
     "tests/src",
     "tests/tests",
     "tests/model",

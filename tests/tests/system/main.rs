@@ -5,6 +5,7 @@
 //! afterwards: `cargo test -p slotd-tests --test system kill`.
 
 mod admin;
+mod agent;
 mod bad_input;
 mod boot;
 mod cli;
@@ -16,6 +17,8 @@ mod dev;
 mod docs;
 mod examples;
 mod hostile;
+mod http;
+mod http_operating;
 mod idle;
 mod interface;
 mod invariants;

@@ -1,18 +1,25 @@
 //! The effect on clients while slots move and processes die.
 
 use crate::{
-    Args, Asked, NODES, Report, SERVERS, SERVICE, SETTLED_WITHIN, apis,
+    Args, Asked, NODES, Report, SERVERS, SERVICE, SETTLED_WITHIN, apis, options,
     speed::log_streams,
-    start,
+    start, start_with,
     steady::{Probes, Steady, Tally},
 };
 use anyhow::{Context, ensure};
+use futures_util::future::try_join_all;
+use serde_json::json;
 use slotd_tests::{
+    api::Message,
     cluster::{
-        Cluster, Member,
+        Cluster, ClusterOptions, Member,
         settle::{Change, Pauses},
     },
     load::Plan,
+    node::eventually,
+    outside::Outside,
+    plugins,
+    slots::slot_of,
 };
 use std::{
     collections::BTreeMap,
@@ -152,6 +159,85 @@ pub async fn handoff(args: &Args, report: &mut Report) -> anyhow::Result<()> {
     for (load, think) in [("steady load", HANDOFF_THINK), ("full load", Duration::ZERO)] {
         handoffs(args, load, think, report).await?;
     }
+    acting(args, report).await
+}
+
+/// The service whose sessions have effects.
+const ACTING: &str = "acting";
+/// Of the slot that is moved.
+const ACTING_SESSIONS: usize = 100;
+const TIMERS: usize = 10_000;
+const REQUESTS: usize = 1_000;
+
+/// Moves a slot whose sessions have timers that are set and requests under way.
+async fn acting(args: &Args, report: &mut Report) -> anyhow::Result<()> {
+    let (slots, part) = (HANDOFF_SLOTS, if args.quick { 20 } else { 1 });
+    let outside = Outside::start().await?;
+    let env = vec![
+        ("SLOTD_EFFECTS_HTTP".to_owned(), outside.rule(ACTING)),
+        ("SLOTD_EFFECTS_HTTP_AT_ONCE".to_owned(), "1024".to_owned()),
+    ];
+    let cluster = start_with(ClusterOptions { slots, env, ..options() }).await?;
+    let members = cluster.members();
+    let first = members.first().context("no node")?;
+    let (admin, api) = (first.admin(), first.api());
+    admin.deploy(ACTING, plugins::load("kitchen-sink")?).await?;
+    cluster.settled(&members, SETTLED_WITHIN).await?;
+    let (timers, requests) = (TIMERS / part, REQUESTS / part);
+    let moved = slot_of(ACTING, "0", slots)?;
+    let mut sessions = Vec::new();
+    for number in 0.. {
+        if sessions.len() == ACTING_SESSIONS {
+            break;
+        }
+        let session = number.to_string();
+        if slot_of(ACTING, &session, slots)? == moved {
+            sessions.push(session);
+        }
+    }
+    let asking = sessions.iter().map(|session| {
+        let (api, hold) = (&api, outside.url("/hold"));
+        async move {
+            for number in 0..timers / ACTING_SESSIONS {
+                let (name, body) = (number.to_string(), json!({"op": "echo", "value": 1}));
+                let timer = json!({"op": "timer", "name": name, "after": 86_400_000, "body": body});
+                api.send(ACTING, session, Message::json(&timer)).await?;
+            }
+            for number in 0..requests / ACTING_SESSIONS {
+                let options = json!({"timeout_ms": 600_000, "deadline_ms": 86_400_000});
+                let request = json!({
+                    "op": "request", "id": number.to_string(), "method": "GET", "url": hold,
+                    "headers": [], "body": "", "options": options
+                });
+                api.send(ACTING, session, Message::json(&request)).await?;
+            }
+            anyhow::Ok(())
+        }
+    });
+    try_join_all(asking).await?;
+    let under_way = || outside.attempts_at("/hold").len();
+    eventually("the requests", async || Ok((under_way() >= requests).then_some(()))).await?;
+    let load = Steady::start("acting", HANDOFF_CLIENTS, HANDOFF_THINK, cluster.targets()).await?;
+    let change = Change::now();
+    let rounds = if args.quick { 2 } else { HANDOFF_ROUNDS };
+    for _ in 0..rounds {
+        let before = under_way();
+        let path = format!("/admin/v1/slots/{moved}/drain");
+        admin.client.post(&path, "").await?.success()?;
+        // The next owner has made them again.
+        eventually("the requests", async || Ok((under_way() >= before + requests).then_some(())))
+            .await?;
+    }
+    let moves = change.handoffs(&admin).await?;
+    let pauses = moves.iter().filter(|one| one.slot == moved).filter_map(|one| one.pause_ms);
+    let pauses = Pauses::of(pauses.collect());
+    let tally = load.finish(&api).await?;
+    report.figure("timers of the slot", timers as f64, "", None);
+    report.figure("requests under way of the slot", requests as f64, "", None);
+    report.figure("moves", pauses.count as f64, "", None);
+    report.figure("pause with effects, p50", pauses.p50_ms, "ms", None);
+    report.figure("pause with effects, max", pauses.max_ms, "ms", Some(Asked::AtMost(50.0)));
+    account(report, &tally);
     Ok(())
 }
 

@@ -150,8 +150,14 @@ async fn bench(mut args: Args) -> anyhow::Result<()> {
 
 /// A cluster at rest with the counter on it.
 async fn start(slots: u16) -> anyhow::Result<Cluster> {
-    let options =
-        ClusterOptions { nodes: NODES, servers: SERVERS, slots, ..ClusterOptions::default() };
+    start_with(ClusterOptions { slots, ..options() }).await
+}
+
+fn options() -> ClusterOptions {
+    ClusterOptions { nodes: NODES, servers: SERVERS, ..ClusterOptions::default() }
+}
+
+async fn start_with(options: ClusterOptions) -> anyhow::Result<Cluster> {
     let cluster = Cluster::start(options, None).await?;
     let members = cluster.members();
     let first = members.first().context("no node")?;

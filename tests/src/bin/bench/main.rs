@@ -9,6 +9,7 @@ mod languages;
 mod memory;
 mod peers;
 mod report;
+mod requests;
 mod sends;
 mod sockets;
 mod starve;
@@ -63,6 +64,9 @@ struct Args {
     /// Timers that are due within a minute
     #[arg(long, default_value_t = 1_000_000)]
     timers: u64,
+    /// Sessions that have a stream at once
+    #[arg(long, default_value_t = 1_000)]
+    streams: u64,
     /// Seconds instead of minutes: two short rounds, fewer sessions, connections and timers
     #[arg(long)]
     quick: bool,
@@ -88,6 +92,7 @@ enum Part {
     Ephemeral,
     Timers,
     Sends,
+    Requests,
     Connections,
     Languages,
     Peers,
@@ -105,6 +110,7 @@ struct Report {
     ephemeral: Option<ephemeral::Ephemeral>,
     timers: Option<timers::Timers>,
     sends: Option<sends::Sends>,
+    requests: Option<requests::Requests>,
     connections: Option<Vec<connections::Idle>>,
     languages: Option<languages::Languages>,
     peers: Option<peers::Peers>,
@@ -132,6 +138,7 @@ async fn bench(mut args: Args) -> anyhow::Result<()> {
         args.subscribers = args.subscribers.min(500);
         args.idle = args.idle.min(500);
         args.timers = args.timers.min(20_000);
+        args.streams = args.streams.min(100);
     }
     ensure!(args.rounds > 0, "there must be rounds");
     let beside = sibling("load")?.parent().context("no folder")?.to_owned();
@@ -180,6 +187,9 @@ async fn measure(args: &Args, dir: &Path, report: &mut Report) -> anyhow::Result
     }
     if has(Part::Sends) {
         report.sends = Some(sends::sends(args, dir).await?);
+    }
+    if has(Part::Requests) {
+        report.requests = Some(requests::requests(args, dir).await?);
     }
     if has(Part::Connections) {
         report.connections = Some(connections::connections(args, dir).await?);
