@@ -29,6 +29,8 @@ impl Trace {
         }
         let (id, parent, [flags]) = (bytes(id)?, bytes(parent)?, bytes(flags)?);
         let is_some = id != [0; 16] && parent != [0; 8];
+        // Of those of later versions nothing is known but what version 0 has.
+        let flags = if version == 0 { flags } else { flags & 1 };
         is_some.then_some(Self { id, parent, flags })
     }
 

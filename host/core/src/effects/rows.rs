@@ -429,6 +429,11 @@ impl Change {
     pub fn level(&self) -> Level {
         match self.row.first() {
             Some(TIMER..=RETRIED) => EFFECTS_FROM,
+            Some(&(OUTGOING | WAITING))
+                if self.value.as_ref().and_then(|value| value.first()) == Some(&TRACED_FORM) =>
+            {
+                HTTP_FROM
+            }
             Some(OUTGOING..=EXPIRY) => SENDS_FROM,
             _ => HTTP_FROM,
         }

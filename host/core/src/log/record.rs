@@ -226,6 +226,7 @@ impl Record {
             + entry.reply.len()
             + writes.map(|w| w.key.len() + w.value.as_ref().map_or(0, Bytes::len)).sum::<usize>()
             + events.map(|e| e.kind.len() + e.content_type.len() + e.body.len()).sum::<usize>()
+            + entry.caused.iter().map(|it| 16 + it.memory()).sum::<usize>()
             + changes(&message.effects)
     }
 

@@ -450,11 +450,15 @@ impl OwnEffects<'_> {
         self.cancel_request(id);
         let name = Name::Request(id.to_owned());
         // One that takes the place of another is due at another time: what is under way of that one ends.
-        let is_taken = |request: &Request| match self.committed.get(&name) {
-            Some(Effect::Request(before)) => before.next_ms == request.next_ms,
-            _ => false,
+        let next_ms = match self.committed.get(&name) {
+            Some(Effect::Request(before)) if before.asked_ms == request.asked_ms => {
+                before.next_ms.saturating_add(1)
+            }
+            Some(Effect::Request(before)) if before.next_ms == request.next_ms => {
+                request.next_ms.saturating_add(1)
+            }
+            _ => request.next_ms,
         };
-        let next_ms = request.next_ms + u64::from(is_taken(&request));
         let new = Effect::Request(Request { next_ms, ..request }.into());
         self.changes.changed.insert(name, Some(new));
         let new_bytes: usize = self.changes.requests().map(|(_, request)| request.memory()).sum();

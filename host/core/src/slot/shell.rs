@@ -112,7 +112,7 @@ pub(super) struct Shell {
     pub(super) sent: u64,
     pub(super) sending: Sending,
     pub(super) requesting: Requesting,
-    /// Since when what was requested is handled while mail waits.
+    /// Since when what comes of requests is handled before all else.
     pub(super) requested_since: Option<Instant>,
     /// Since when sessions are without a subscriber whose handler thinks that they have one, by number.
     pub(super) absent_since: HashMap<u64, Instant>,
@@ -228,12 +228,18 @@ impl Shell {
         {
             return Some(Next::Sent(sent));
         }
-        // What is answered takes turns with what clients ask.
-        let is_mails_turn = has_mail
-            && self.requested_since.is_some_and(|since| since.elapsed() >= limits::DUE_TURN)
-            && self.takes_mail();
-        if is_mails_turn {
-            return Some(Next::Mail);
+        // What comes of requests takes turns with all else.
+        if self.requested_since.is_some_and(|since| since.elapsed() >= limits::DUE_TURN) {
+            self.requested_since = None;
+            if has_mail && self.takes_mail() {
+                return Some(Next::Mail);
+            }
+            if self.core.sends_out() {
+                return Some(Next::Outbox);
+            }
+            if self.is_due() {
+                return Some(Next::Due);
+            }
         }
         if self.core.batch_has_room()
             && self.core.fires(|| self.context.store.is_writable())

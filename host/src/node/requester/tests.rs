@@ -261,7 +261,7 @@ async fn what_is_not_allowed_is_refused_when_it_is_asked_for() {
         Err(NotMade::Forbidden(why)) => assert!(why.contains(part), "{why}"),
         other => panic!("{other:?}"),
     };
-    forbidden(of.check(&board, &good), "for the service board");
+    forbidden(of.check(&board, &good), "for service board");
     forbidden(of.check(&chat, &request("https://a.example/".into())), "https://a.example:443");
     forbidden(of.check(&chat, &request(server.url("/{{secret:OTHER}}"))), "OTHER");
     // It is granted, and there is none of that name.
@@ -315,6 +315,12 @@ async fn secrets_are_read_again_and_are_nowhere_to_be_seen() {
         let length = response.headers.iter().find(|(name, _)| name == "x-length");
         length.unwrap().1.parse::<usize>().unwrap()
     };
+    // As an operator's tools do it: whoever reads it while it is written must not see a half.
+    let write = |text: &str| {
+        let fresh = dir.path().join("fresh");
+        std::fs::write(&fresh, text).unwrap();
+        std::fs::rename(&fresh, &file).unwrap();
+    };
     let until = async |what: &dyn Fn(&str) -> bool| {
         while !what(&captured.text()) {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -322,14 +328,14 @@ async fn secrets_are_read_again_and_are_nowhere_to_be_seen() {
     };
     let replaced = async {
         assert_eq!(used().await, "Bearer first-secret-value".len());
-        std::fs::write(&file, "KEY=2nd-secret-value\n").unwrap();
+        write("KEY=2nd-secret-value\n");
         while used().await != "Bearer 2nd-secret-value".len() {}
-        std::fs::write(&file, "KEY=a third-secret-value\nKEY=a third-secret-value\n").unwrap();
+        write("KEY=a third-secret-value\nKEY=a third-secret-value\n");
         until(&|log| log.contains("keeping the old secrets")).await;
         assert_eq!(used().await, "Bearer 2nd-secret-value".len());
         std::fs::remove_file(&file).unwrap();
-        until(&|log| log.matches("keeping the old secrets").count() == 2).await;
-        std::fs::write(&file, "OTHER=of-no-use-to-anybody\n").unwrap();
+        until(&|log| log.matches("keeping the old secrets").count() >= 2).await;
+        write("OTHER=of-no-use-to-anybody\n");
         until(&|log| log.contains("names secrets that do not exist")).await;
         let gone = attempt(&of, asked()).await;
         assert_eq!((code(&gone), gone.again), ("secret-unknown", None));
