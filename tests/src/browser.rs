@@ -6,6 +6,7 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use std::{
     io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -55,7 +56,9 @@ impl Browser {
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+            .stderr(Stdio::piped())
+            // With its children, to end all of them.
+            .process_group(0);
         let mut child = command.spawn().context("starting chromium")?;
         let stderr = child.stderr.take().context("no standard error")?;
         // Read to its end: a browser that can't write waits.
@@ -78,8 +81,7 @@ impl Browser {
         let socket = match connected.await {
             Ok(socket) => socket,
             Err(error) => {
-                let _ = child.kill();
-                let _ = child.wait();
+                end(&mut child);
                 return Err(error.context("chromium"));
             }
         };
@@ -99,7 +101,13 @@ impl Browser {
     pub async fn value(&mut self, expression: &str) -> anyhow::Result<Value> {
         let asked =
             json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
-        let mut answer = self.call("Runtime.evaluate", asked).await?;
+        let mut answer = loop {
+            match self.call("Runtime.evaluate", asked.clone()).await {
+                // The page was left in the middle of it, for itself again.
+                Err(error) if is_reloaded(&error) => {}
+                answer => break answer?,
+            }
+        };
         if let Some(thrown) = answer.get("exceptionDetails") {
             bail!("{expression}: {thrown}");
         }
@@ -140,9 +148,24 @@ impl Browser {
     }
 }
 
+fn is_reloaded(error: &anyhow::Error) -> bool {
+    let said = format!("{error:#}");
+    ["navigated or closed", "context was destroyed", "Cannot find context"]
+        .iter()
+        .any(|part| said.contains(part))
+}
+
 impl Drop for Browser {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        end(&mut self.child);
     }
+}
+
+/// Kills it with its children, which would write into its profile.
+fn end(child: &mut Child) {
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    let _ = child.kill();
+    let _ = child.wait();
 }

@@ -27,6 +27,8 @@ pub struct Asked {
     pub seq: u64,
     /// Its answer is shown while it comes, and is of so many tokens.
     pub tokens: Option<u64>,
+    /// Its answer may be another status than 200, or none.
+    pub may_fail: bool,
 }
 
 impl Asked {
@@ -42,11 +44,19 @@ pub struct Request {
     pub url: String,
     pub options: Value,
     pub tokens: Option<u64>,
+    pub may_fail: bool,
 }
 
 impl Request {
     pub fn get(id: impl Into<String>, url: impl Into<String>) -> Self {
-        Self { id: id.into(), url: url.into(), options: json!({}), tokens: None }
+        let (id, url, options) = (id.into(), url.into(), json!({}));
+        Self { id, url, options, tokens: None, may_fail: false }
+    }
+
+    /// Its answer may be another status than 200, or none.
+    #[must_use]
+    pub fn that_may_fail(self) -> Self {
+        Self { may_fail: true, ..self }
     }
 
     /// One whose answer is a stream of so many tokens, shown while it comes.
@@ -108,7 +118,7 @@ pub fn asked(session: &str, request: &Request, reply: &Reply) -> anyhow::Result<
     let problem = reply.json()?;
     ensure!(problem.is_null(), "{session}: {} was not made: {problem}", request.id);
     let (session, id, tokens) = (session.to_owned(), request.id.clone(), request.tokens);
-    Ok(Asked { session, id, seq: reply.seq, tokens })
+    Ok(Asked { session, id, seq: reply.seq, tokens, may_fail: request.may_fail })
 }
 
 /// Waits until all are answered, and checks all of it.
@@ -193,6 +203,14 @@ fn of_one(one: &Asked, history: &[Entry], wrong: &mut Vec<String>) {
         }
         shown.add(&what, part, wrong);
     }
+    let came = answer.and_then(|answer| answer.http.as_ref());
+    let is_whole = came.is_some_and(|it| it.failure.is_none() && it.status == Some(200));
+    if let Some(it) = came
+        && !is_whole
+        && !one.may_fail
+    {
+        wrong.push(format!("{what}: {:?} {:?}", it.status, it.failure));
+    }
     let Some(tokens) = one.tokens else {
         if shown.is_any {
             wrong.push(format!("{what}: something was shown, and nothing is to be"));
@@ -200,7 +218,7 @@ fn of_one(one: &Asked, history: &[Entry], wrong: &mut Vec<String>) {
         return;
     };
     let Some(answer) = answer else { return };
-    if answer.http.as_ref().is_some_and(|it| it.failure.is_some() || it.status != Some(200)) {
+    if !is_whole {
         return;
     }
     let whole = (1..=tokens).map(token).collect::<String>();
@@ -396,6 +414,7 @@ mod tests {
             id: id.into(),
             seq,
             tokens,
+            may_fail: false,
         });
         check(&BTreeMap::from([("s", history)]), &asked, attempts)
     }
@@ -415,6 +434,7 @@ mod tests {
             assert!(wrong.iter().any(|it| it.contains(what)), "{what}: {wrong:?}");
         };
         finds(&|all| drop(all.remove(3)), "s.plain.1: its answer has not come");
+        finds(&|all| all[3].http.as_mut().unwrap().status = Some(503), "s.plain.1: Some(503)");
         finds(&|all| all.push(answer(8, "plain", 1, "x")), "was handled 2 times");
         finds(&|all| all.push(answer(8, "other", 1, "x")), "which nobody asked for");
         finds(&|all| all.push(answer(8, "llm", 1, "x")), "which nobody asked for");

@@ -176,6 +176,8 @@ impl One {
                     }
                     _ => Request::get(id, self.outside.url("/echo")),
                 };
+                // The server is always there: whatever goes wrong is the cluster's.
+                let request = request.with("attempts", 20);
                 let reply = self.acknowledged(&requests::message(&self.name, &request)).await?;
                 done.asked.push(requests::asked(&self.name, &request, &reply)?);
             }

@@ -50,7 +50,8 @@ fn requests_are_answered_once_over_kills_moves_and_swaps() {
                             Request::stream(id, outside.url(&path), TOKENS)
                         }
                         1 => Request::get(id, outside.url("/status/503-then-200?times=1")),
-                        2 => Request::get(id, outside.url("/slow?ms=300")),
+                        // Under way until all faults are over.
+                        2 => Request::get(id, outside.url("/hold")),
                         _ => Request::get(id, outside.url("/echo")),
                     };
                     let request = request.with("attempts", 20);
@@ -61,16 +62,26 @@ fn requests_are_answered_once_over_kills_moves_and_swaps() {
         }));
         // Meanwhile their owners go and come, and the version changes.
         let faults = async {
+            let held = || outside.attempts_at("/hold").len();
+            eventually("requests are under way", async || {
+                Ok((held() >= SESSIONS as usize / 2).then_some(()))
+            })
+            .await?;
             let second = cluster.member(2)?;
             second.node.lock().await.kill()?;
             first.admin().deploy_as(SERVICE, plugins::load(SERVICE)?, "9.9.9").await?;
             cluster.restart(&second).await?;
             cluster.settled(&cluster.members(), SETTLED_WITHIN).await?;
-            cluster.drain(3).await
+            cluster.drain(3).await?;
+            outside.release();
+            anyhow::Ok(())
         };
         let (asked, faults) = tokio::join!(asking, faults);
         faults?;
-        requests::all_answered(&api, SERVICE, &asked?.concat(), || outside.attempts()).await
+        let asked = asked?;
+        let (held, times) = (asked.concat().len() / 4, outside.attempts_at("/hold").len());
+        ensure!(times > held, "{held} requests were under way, and none was made again");
+        requests::all_answered(&api, SERVICE, &asked.concat(), || outside.attempts()).await
     });
 }
 
@@ -121,7 +132,10 @@ fn a_reader_of_a_stream_misses_nothing_while_its_owner_leaves() {
                 // A move may end a stream; a client connects again.
                 let last: Option<&String> = ids.last();
                 let (after, last) = (last.is_none().then_some(0), last.map(String::as_str));
-                stream = api.events(SERVICE, &session, after, last).await?;
+                stream = eventually("the stream goes on", async || {
+                    Ok(api.events(SERVICE, &session, after, last).await.ok())
+                })
+                .await?;
                 continue;
             };
             let Some(id) = event.id.clone() else { continue };

@@ -79,7 +79,8 @@ impl Parts {
 #[test]
 fn an_agent_goes_on_where_its_node_died_and_shows_every_token_once() {
     scenario(async {
-        let mut parts = parts(60).await?;
+        // The process has to be killed in the middle of an answer.
+        let mut parts = parts(200).await?;
         parts.configure("ann").await?;
         let mut reader = Reader::default();
         let mut events = parts.node.api().events(AGENT, "ann", Some(0), None).await?;
@@ -174,7 +175,8 @@ const STEPS: u32 = 8;
 fn the_page_of_the_example_shows_tokens_one_after_the_other_and_each_once_after_a_reload() {
     let Some(program) = chromium_or_skip("the page in examples/agent") else { return };
     scenario(async {
-        let parts = parts(40).await?;
+        // So slow that the page is looked at often enough while an answer comes, also beside other tests.
+        let parts = parts(250).await?;
         parts.configure("ann").await?;
         let nodes: Arc<[SocketAddr]> = [parts.node.api().client.address()].into();
         let (_keep, nodes) = watch::channel(nodes);

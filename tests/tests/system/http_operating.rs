@@ -69,7 +69,8 @@ fn an_answer_says_what_it_is_wherever_it_is() {
                 "a",
                 &Request::get("slow", outside.url("/slow?ms=60000"))
                     .with("timeout_ms", 100)
-                    .with("attempts", 1),
+                    .with("attempts", 1)
+                    .that_may_fail(),
             )
             .await?,
             requests::ask(&api, SERVICE, "a", &Request::stream("llm", url, 4)).await?,
