@@ -120,7 +120,7 @@ fn secrets_are_checked_with_the_configuration() {
         let check = ["config", "check", "--effects-secrets-file", &*path];
         expect_refusal(&run_slotd(&check).await?, USAGE, &["secrets"])?;
         fs::write(&secrets, "API_KEY=short\n")?;
-        expect_refusal(&run_slotd(&check).await?, USAGE, &["line 1", "8 bytes"])?;
+        expect_refusal(&run_slotd(&check).await?, USAGE, &["line 1", "8 to 4,096 bytes"])?;
         fs::write(&secrets, "API_KEY=long enough\n")?;
         let checked = run_slotd(&check).await?;
         ensure!(checked.status.success(), "{checked:?}");
