@@ -102,7 +102,7 @@ pub const ANSWER_HEADER_BYTES_MAX: usize = 32 * 1024;
 pub const STREAM_KIND_BYTES_MAX: usize = 128;
 pub const STREAM_PATH_BYTES_MAX: usize = 256;
 /// How long what comes of an answer is gathered before it is written: each part is a record of the slot's log.
-pub const STREAM_GATHER: Duration = Duration::from_millis(40);
+pub const STREAM_GATHER: Duration = Duration::from_millis(30);
 /// Bytes and events of a part: one is written at once when it has so many.
 pub const STREAM_PART_BYTES: usize = 64 * 1024;
 pub const STREAM_PART_EVENTS: usize = 256;
