@@ -134,6 +134,33 @@ fn a_request_is_made_again_with_the_same_key() {
     });
 }
 
+/// A request would wait for the next message to a session of its slot, for days maybe.
+#[test]
+fn requests_of_a_slot_that_stops_are_made_again_without_a_message() {
+    scenario(async {
+        let outside = Outside::start().await?;
+        // A node that stands alone stops a slot so only.
+        let args = vec!["--resettable".into(), "--effects-http".into(), outside.rule(SERVICE)];
+        let node = Node::start_with(NodeOptions { args, ..NodeOptions::default() }).await?;
+        node.admin().deploy(SERVICE, plugins::load(SERVICE)?).await?;
+        let request = Request::get("held", outside.url("/hold"));
+        let asked = requests::ask(&node.api(), SERVICE, "a", &request).await?;
+        let made = async |times: usize| {
+            eventually("it is under way", async || {
+                Ok((outside.attempts().len() == times).then_some(()))
+            })
+            .await
+        };
+        made(1).await?;
+        let slot = node.api().send(SERVICE, "a", op("context")).await?.slot;
+        let path = format!("/admin/v1/slots/{slot}/drain");
+        node.admin().client.post(&path, "").await?.success()?;
+        made(2).await?;
+        outside.release();
+        requests::all_answered(&node.api(), SERVICE, &[asked], || outside.attempts()).await
+    });
+}
+
 /// A request that is lost with the process that made it, or made by the next one as another.
 #[test]
 fn requests_in_the_middle_of_which_the_process_is_killed_are_made_again() {

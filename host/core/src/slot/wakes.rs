@@ -147,9 +147,11 @@ impl Shell {
             return;
         }
         let (now_ms, now) = (crate::clock::now_ms(), crate::clock::now());
+        // What was being carried out elsewhere ends with the slot, and is as due as before.
+        let ends = self.core.due().is_under_way();
         let sends = !self.core.outbox().is_empty();
         let next = self.core.due().next_ms(now_ms, now);
-        let next = if sends { Some(now_ms) } else { next };
+        let next = if sends || ends { Some(now_ms) } else { next };
         let pause = u64::try_from(limits::EFFECT_HOLD_MAX.as_millis()).unwrap_or(u64::MAX);
         let next = next.map(|next| match self.ended_in_order {
             true => next,

@@ -193,6 +193,11 @@ impl DueRows {
         }
     }
 
+    /// Whether something is being carried out elsewhere.
+    pub fn is_under_way(&self) -> bool {
+        !self.under_way.is_empty()
+    }
+
     /// How much longer what is parked has to wait, for all that is.
     pub fn crowd(&self) -> Duration {
         let parked = u32::try_from(self.parked.len()).unwrap_or(u32::MAX);
