@@ -54,7 +54,7 @@ pub struct History {
 }
 
 /// A message in the history. A body is a JSON value, a string, or else base64.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct Entry {
     pub seq: u64,
     pub id: Option<String>,

@@ -331,26 +331,7 @@ mod tests {
     use crate::api::{Event, HttpAnswered, HttpPart};
 
     fn entry(seq: u64) -> Entry {
-        Entry {
-            seq,
-            id: None,
-            sender: None,
-            time_ms: seq,
-            plugin: String::new(),
-            content_type: String::new(),
-            body: None,
-            body_base64: None,
-            reply_content_type: String::new(),
-            reply: None,
-            reply_base64: None,
-            events: Vec::new(),
-            timer: None,
-            delivery: None,
-            answer: None,
-            http: None,
-            part: None,
-            presence: None,
-        }
+        Entry { seq, time_ms: seq, ..Entry::default() }
     }
 
     fn answer(seq: u64, id: &str, asked_by: u64, body: &str) -> Entry {

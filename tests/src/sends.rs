@@ -126,26 +126,7 @@ mod tests {
     use super::*;
 
     fn entry(seq: u64, reply: Value) -> Entry {
-        Entry {
-            seq,
-            id: None,
-            sender: None,
-            time_ms: seq,
-            plugin: String::new(),
-            content_type: String::new(),
-            body: None,
-            body_base64: None,
-            reply_content_type: String::new(),
-            reply: Some(reply),
-            reply_base64: None,
-            events: Vec::new(),
-            timer: None,
-            delivery: None,
-            answer: None,
-            http: None,
-            part: None,
-            presence: None,
-        }
+        Entry { seq, time_ms: seq, reply: Some(reply), ..Entry::default() }
     }
 
     fn message(from: &str, number: u64) -> Value {

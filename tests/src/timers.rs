@@ -132,26 +132,7 @@ mod tests {
             missed,
             attempt: 1,
         });
-        Entry {
-            seq,
-            id: None,
-            sender: None,
-            time_ms,
-            plugin: String::new(),
-            content_type: String::new(),
-            body: None,
-            body_base64: None,
-            reply_content_type: String::new(),
-            reply: None,
-            reply_base64: None,
-            events: Vec::new(),
-            timer,
-            delivery: None,
-            answer: None,
-            http: None,
-            part: None,
-            presence: None,
-        }
+        Entry { seq, time_ms, timer, ..Entry::default() }
     }
 
     fn set(name: &str, due_ms: u64, period_ms: Option<u64>) -> Set {

@@ -28,5 +28,10 @@ pub fn since_epoch() -> Duration {
 
 /// Milliseconds since the Unix epoch.
 pub fn now_ms() -> u64 {
-    since_epoch().as_millis() as u64
+    milliseconds(since_epoch())
+}
+
+/// Whole milliseconds of a time; of one that is longer than that can say, as many as it can.
+pub fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -55,14 +55,11 @@ pub enum Kind {
     Redirect,
     /// The server does not speak HTTP as it should, or the connection broke.
     Protocol,
-    /// Who asked for it wants it no more. Nothing here says so by itself: an attempt whose future is dropped ends
-    /// without a word, and who dropped it writes this down.
-    Cancelled,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 11] = [
         Self::Refused,
         Self::Invalid,
         Self::SecretUnknown,
@@ -74,7 +71,6 @@ impl Kind {
         Self::TooLarge,
         Self::Redirect,
         Self::Protocol,
-        Self::Cancelled,
     ];
 
     /// Its name for handlers, rows and metrics. It does not change.
@@ -91,7 +87,6 @@ impl Kind {
             Self::TooLarge => "too-large",
             Self::Redirect => "redirect",
             Self::Protocol => "protocol",
-            Self::Cancelled => "cancelled",
         }
     }
 
@@ -106,8 +101,7 @@ impl Kind {
             | Self::Invalid
             | Self::SecretUnknown
             | Self::TooLarge
-            | Self::Redirect
-            | Self::Cancelled => false,
+            | Self::Redirect => false,
         }
     }
 }
@@ -116,11 +110,6 @@ impl Failure {
     pub fn new(kind: Kind, reason: impl Into<String>) -> Self {
         let may_retry = kind.may_retry();
         Self { kind, reason: reason.into(), may_retry, retry_after: None, so_far: None }
-    }
-
-    /// Who asked for the request wants it no more.
-    pub fn cancelled() -> Self {
-        Self::new(Kind::Cancelled, "the request was cancelled")
     }
 
     pub(crate) fn refused(reason: impl Into<String>) -> Self {

@@ -261,8 +261,8 @@ pub(super) async fn drop_send(State(admin): State<Admin>, uri: Uri) -> Answer {
 
 /// Cancels a request over HTTP
 ///
-/// It is made no more, and no answer to it comes. What was sent by then may have its effect. An answer that the handler has
-/// failed is no longer a request.
+/// It is made no more, and no answer to it comes, also not one that waits since the handler has failed it. What was sent by
+/// then may have its effect.
 #[utoipa::path(
     delete,
     operation_id = "cancel_request",
@@ -283,7 +283,7 @@ pub(super) async fn cancel_request(State(admin): State<Admin>, uri: Uri) -> Answ
 /// Tries a dead answer to a request again
 ///
 /// The handler is called with it at once, and as often as the first time before it is given up again. The request is not made
-/// again. It is no longer dead then: it is in the outbox. While another answer of that id is there, it is 404.
+/// again. It is no longer dead then: it is in the outbox. While a request of that id is open, or another answer is there, it is 404.
 #[utoipa::path(
     post,
     operation_id = "retry_dead_answer",

@@ -4,6 +4,7 @@
 
 use super::{Request, Response, SlotInfo};
 use crate::{
+    clock::milliseconds,
     error::{Cause, Code, Error, Rejection},
     limits,
     log::{Position, Term},
@@ -270,13 +271,12 @@ impl From<Slot> for SlotInfo {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let millis = |wait: Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         Self {
             code: error.code.as_str().into(),
             detail: error.detail.into_owned(),
             plugin: error.plugin,
             rejection: error.rejection.map(|rejection| *rejection),
-            retry_after_ms: error.retry_after.map(millis),
+            retry_after_ms: error.retry_after.map(milliseconds),
         }
     }
 }

@@ -7,7 +7,7 @@ use slotd_tests::{
     account::{Account, Sent},
     api::{Admin, Api, Deployed, Message, Swap, session_path},
     conversations::{self, Conversation},
-    ending::Ending,
+    ending::{Ending, run_demo, shown},
     histogram::{Histogram, micros},
     node::{Addresses, Node, NodeOptions},
     plugins,
@@ -54,33 +54,14 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let run = || {
-        tokio::runtime::Runtime::new()
-            .context("starting")
-            .and_then(|rt| rt.block_on(demo(Args::parse())))
-    };
-    match run() {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(e) => {
-            eprintln!("demo: {e:#}");
-            ExitCode::FAILURE
-        }
-    }
+    run_demo(demo(Args::parse()))
 }
 
 /// Whether every message is accounted for. If it is ordered to end before that, everything that it
 /// started ends with it.
 async fn demo(args: Args) -> anyhow::Result<bool> {
     let mut ending = Ending::listen()?;
-    let (mut node, good) = tokio::select! {
-        shown = show(&args) => shown?,
-        () = ending.signalled() => bail!("ended before it had accounted for every message"),
-    };
-    if !args.exit {
-        println!("\nServing until Ctrl-C.");
-        ending.signalled().await;
-    }
+    let (mut node, good) = shown(&mut ending, show(&args), "every message", args.exit).await?;
     let status = tokio::select! {
         status = node.terminate() => status?,
         () = ending.signalled() => bail!("second signal: exiting immediately"),

@@ -276,13 +276,5 @@ impl Answered {
 
 /// Why it can't be the id of a request, if it can't.
 pub fn id_problem(id: &str) -> Option<String> {
-    if id.is_empty() || id.len() > limits::REQUEST_ID_BYTES_MAX {
-        return Some(format!(
-            "the id of a request must have 1 to {} bytes; this one has {}",
-            limits::REQUEST_ID_BYTES_MAX,
-            id.len()
-        ));
-    }
-    let control = id.chars().any(char::is_control);
-    control.then(|| format!("the id of a request has no control characters, and {id:?} has"))
+    super::name_problem("the id of a request", id, limits::REQUEST_ID_BYTES_MAX)
 }

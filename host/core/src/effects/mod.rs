@@ -51,6 +51,18 @@ fn wait_ms(failures: u32) -> u64 {
     doubled.min(limits::EFFECT_RETRY_MAX_MS)
 }
 
+/// Why a text can't be what names something of a session's, if it can't. `what` it is to be, with its article.
+fn name_problem(what: &str, name: &str, bytes_max: usize) -> Option<String> {
+    if name.is_empty() || name.len() > bytes_max {
+        return Some(format!(
+            "{what} must have 1 to {bytes_max} bytes; this one has {}",
+            name.len()
+        ));
+    }
+    let control = name.chars().any(char::is_control);
+    control.then(|| format!("{what} has no control characters, and {name:?} has"))
+}
+
 impl Origin {
     /// The feature level from which on it is written.
     pub fn level(&self) -> Level {

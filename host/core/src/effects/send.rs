@@ -1,6 +1,7 @@
 //! Messages to other sessions: what a session sends, until it is where it is to go, and what comes of it.
 
 use crate::{
+    clock::milliseconds,
     limits,
     names::{SessionKey, SlotId},
     trace::Trace,
@@ -222,7 +223,7 @@ impl Outgoing {
         };
         let wait_ms = match counts {
             true => super::wait_ms(failures),
-            false => super::wait_ms(held).min(limits::EFFECT_HOLD_MAX.as_millis() as u64),
+            false => super::wait_ms(held).min(milliseconds(limits::EFFECT_HOLD_MAX)),
         };
         Self {
             failures,
@@ -261,7 +262,7 @@ impl Outgoing {
             of: self.to.clone(),
             name: name.clone(),
             refusal: Some(refusal),
-            content_type: "application/octet-stream".into(),
+            content_type: super::http::NO_TYPE.to_owned(),
             body: Bytes::new(),
             hops: self.hops.saturating_add(1),
             failures: 0,
@@ -320,13 +321,5 @@ impl Outcome {
 
 /// Why it can't be the name that a reply comes back under, if it can't.
 pub fn name_problem(name: &str) -> Option<String> {
-    if name.is_empty() || name.len() > limits::SEND_NAME_BYTES_MAX {
-        return Some(format!(
-            "the name of a reply must have 1 to {} bytes; this one has {}",
-            limits::SEND_NAME_BYTES_MAX,
-            name.len()
-        ));
-    }
-    let control = name.chars().any(char::is_control);
-    control.then(|| format!("the name of a reply has no control characters, and {name:?} has"))
+    super::name_problem("the name of a reply", name, limits::SEND_NAME_BYTES_MAX)
 }

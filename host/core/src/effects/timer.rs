@@ -215,15 +215,7 @@ impl Dead {
 
 /// Why it can't be the name of a timer, if it can't.
 pub fn name_problem(name: &str) -> Option<String> {
-    if name.is_empty() || name.len() > limits::TIMER_NAME_BYTES_MAX {
-        return Some(format!(
-            "the name of a timer must have 1 to {} bytes; this one has {}",
-            limits::TIMER_NAME_BYTES_MAX,
-            name.len()
-        ));
-    }
-    let control = name.chars().any(char::is_control);
-    control.then(|| format!("the name of a timer has no control characters, and {name:?} has"))
+    super::name_problem("the name of a timer", name, limits::TIMER_NAME_BYTES_MAX)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ pub use stream::RESTARTED;
 use stream::{Shown, gather};
 
 use crate::{
+    clock::milliseconds,
     effects::{
         Effect,
         http::{Answer, Got, Outcome, Request},
@@ -357,8 +358,4 @@ fn reason_of(got: &Got) -> String {
         Outcome::Response(response) => format!("status {}", response.status),
         Outcome::Failure(failure) => format!("{}: {}", failure.code, failure.reason),
     }
-}
-
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -2,6 +2,7 @@
 //! that nothing is due in cost nothing, and a slot that has stopped is woken, too.
 
 use crate::{
+    clock::milliseconds,
     effects::rows::{self, Due},
     error::StateError,
     limits,
@@ -107,7 +108,7 @@ pub fn first_due(store: &dyn StateStore, slot: SlotId) -> Result<Option<u64>, St
 
 /// Has a slot of a node that stands alone started again for what is due, some time after it has failed.
 pub(super) fn wake_later(context: &SlotContext, slot: SlotId) {
-    let pause = u64::try_from(limits::EFFECT_HOLD_MAX.as_millis()).unwrap_or(u64::MAX);
+    let pause = milliseconds(limits::EFFECT_HOLD_MAX);
     let soonest = crate::clock::now_ms().saturating_add(pause);
     let first = match first_due(&*context.store, slot) {
         Ok(first) => first,
@@ -152,7 +153,7 @@ impl Shell {
         let sends = !self.core.outbox().is_empty();
         let next = self.core.due().next_ms(now_ms, now);
         let next = if sends || ends { Some(now_ms) } else { next };
-        let pause = u64::try_from(limits::EFFECT_HOLD_MAX.as_millis()).unwrap_or(u64::MAX);
+        let pause = milliseconds(limits::EFFECT_HOLD_MAX);
         let next = next.map(|next| match self.ended_in_order {
             true => next,
             false => next.max(now_ms.saturating_add(pause)),
@@ -166,7 +167,7 @@ impl Shell {
             return true;
         }
         let (now_ms, now) = (crate::clock::now_ms(), crate::clock::now());
-        let until = now_ms.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        let until = now_ms.saturating_add(milliseconds(time));
         self.core.due().next_ms(now_ms, now).is_some_and(|next| next <= until)
     }
 }

@@ -4,14 +4,14 @@
 mod agents;
 
 use agents::{AGENT, People, Person, TOOL, TURNS, lock};
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use clap::Parser;
 use serde_json::{Value, json};
 use slotd_tests::{
     agents::{Reader, Tokens},
     api::{Api, Swap, session_path},
     cluster::{Cluster, ClusterOptions, Member},
-    ending::Ending,
+    ending::{Ending, run_demo, shown},
     histogram::Histogram,
     model_server::{Ledger, ModelOptions, ModelServer, plan},
     page::{self, PageServer},
@@ -58,19 +58,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let run = || {
-        tokio::runtime::Runtime::new()
-            .context("starting")
-            .and_then(|rt| rt.block_on(demo(Args::parse())))
-    };
-    match run() {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(e) => {
-            eprintln!("demo: {e:#}");
-            ExitCode::FAILURE
-        }
-    }
+    run_demo(demo(Args::parse()))
 }
 
 /// All that the demo has started; it ends with this.
@@ -83,14 +71,7 @@ struct Started {
 /// Whether every token is accounted for.
 async fn demo(args: Args) -> anyhow::Result<bool> {
     let mut ending = Ending::listen()?;
-    let (_started, good) = tokio::select! {
-        shown = show(&args) => shown?,
-        () = ending.signalled() => bail!("ended before it had accounted for every token"),
-    };
-    if !args.exit {
-        println!("\nServing until Ctrl-C.");
-        ending.signalled().await;
-    }
+    let (_started, good) = shown(&mut ending, show(&args), "every token", args.exit).await?;
     Ok(good)
 }
 

@@ -3,7 +3,7 @@
 
 mod clients;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Parser;
 use clients::{Replay, lock};
 use slotd_tests::{
@@ -14,7 +14,7 @@ use slotd_tests::{
         settle::{Change, Pauses},
     },
     conversations,
-    ending::Ending,
+    ending::{Ending, run_demo, shown},
     plugins,
 };
 use std::{
@@ -55,19 +55,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let run = || {
-        tokio::runtime::Runtime::new()
-            .context("starting")
-            .and_then(|rt| rt.block_on(demo(Args::parse())))
-    };
-    match run() {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(e) => {
-            eprintln!("demo: {e:#}");
-            ExitCode::FAILURE
-        }
-    }
+    run_demo(demo(Args::parse()))
 }
 
 /// The effect of one change of the cluster.
@@ -84,14 +72,7 @@ struct Event {
 /// Whether every message is accounted for. Everything that it started ends with it.
 async fn demo(args: Args) -> anyhow::Result<bool> {
     let mut ending = Ending::listen()?;
-    let (_cluster, good) = tokio::select! {
-        shown = show(&args) => shown?,
-        () = ending.signalled() => bail!("ended before it had accounted for every message"),
-    };
-    if !args.exit {
-        println!("\nServing until Ctrl-C.");
-        ending.signalled().await;
-    }
+    let (_cluster, good) = shown(&mut ending, show(&args), "every message", args.exit).await?;
     Ok(good)
 }
 
