@@ -6,6 +6,7 @@ pub mod nats;
 pub mod net;
 pub mod place;
 pub mod settle;
+pub mod tap;
 
 use crate::{
     api::{Admin, Api},

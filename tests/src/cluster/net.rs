@@ -5,7 +5,7 @@
 //! hardware address. (Filters and netem would do it too, but need kernel modules that many machines
 //! lack.)
 
-use super::place::Place;
+use super::{place::Place, tap::Tap};
 use crate::notice::not_tested;
 use anyhow::Context;
 use std::{
@@ -25,6 +25,8 @@ pub type HostId = u8;
 
 /// The network. Dropping it removes all of it, once the processes on it are gone.
 pub struct Net {
+    /// In the bridge's place, where somebody is on the wire.
+    tap: Option<Tap>,
     bridge: Place,
     hosts: Mutex<Vec<Arc<Place>>>,
     /// How often each direction is cut: two faults may share a link.
@@ -40,7 +42,21 @@ impl Net {
         let bridge = Place::apart()?;
         bridge.command("ip", &["link", "add", "hub", "type", "bridge"])?;
         bridge.command("ip", &["link", "set", "hub", "up"])?;
-        Ok(Self { bridge, hosts: Mutex::default(), cuts: Mutex::default() })
+        Ok(Self { tap: None, bridge, hosts: Mutex::default(), cuts: Mutex::default() })
+    }
+
+    /// A network without hosts, with somebody on the wire.
+    ///
+    /// # Errors
+    /// As [`Net::new`].
+    pub fn tapped() -> anyhow::Result<Self> {
+        let (tap, bridge) = (Some(Tap::new()?), Place::apart()?);
+        Ok(Self { tap, bridge, hosts: Mutex::default(), cuts: Mutex::default() })
+    }
+
+    /// Who is on the wire.
+    pub fn tap(&self) -> Option<&Tap> {
+        self.tap.as_ref()
     }
 
     /// Adds a host that reaches all others and is reached by them.
@@ -56,11 +72,17 @@ impl Net {
         let (port, mac) = (format!("port{id}"), mac(id));
         let link = ["link", "add", &port, "type", "veth", "peer", "name", "eth0", "address", &mac];
         self.bridge.command("ip", &[&link[..], &["netns", namespace]].concat())?;
-        self.bridge.command("ip", &["link", "set", &port, "master", "hub", "up"])?;
+        match self.tap {
+            Some(_) => self.bridge.command("ip", &["link", "set", &port, "up"])?,
+            None => self.bridge.command("ip", &["link", "set", &port, "master", "hub", "up"])?,
+        }
         place.command("ip", &["link", "set", "lo", "up"])?;
         let address = format!("{}/24", address(id));
         place.command("ip", &["address", "add", &address, "dev", "eth0"])?;
         place.command("ip", &["link", "set", "eth0", "up"])?;
+        if let Some(tap) = &self.tap {
+            tap.add(id, &port, &self.bridge, &place)?;
+        }
         let place = Arc::new(place);
         hosts.push(place.clone());
         Ok((id, place))
@@ -138,7 +160,17 @@ fn mac(id: HostId) -> String {
 
 /// A network, or `None` with a printed reason if the machine does not allow one.
 pub fn net_or_skip(test: &str) -> Option<Net> {
-    match Net::new() {
+    or_skip(test, Net::new())
+}
+
+/// As [`net_or_skip`], with somebody on the wire.
+pub fn tapped_or_skip(test: &str) -> Option<Net> {
+    // A host shows whether the machine allows packet sockets, too.
+    or_skip(test, Net::tapped().and_then(|net| net.add().map(|_| net)))
+}
+
+fn or_skip(test: &str, net: anyhow::Result<Net>) -> Option<Net> {
+    match net {
         Ok(net) => Some(net),
         Err(e) => {
             not_tested(&format!("{test}, which needs network namespaces: {e:#}"));

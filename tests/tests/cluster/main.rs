@@ -18,6 +18,7 @@ mod quorum;
 mod refused;
 mod sends;
 mod stopped;
+mod tapped;
 mod timers;
 mod upgrade;
 
