@@ -216,6 +216,16 @@ typedef struct abi_option_presence {
     uint8_t some, value;
 } abi_option_presence;
 
+typedef struct abi_identity {
+    abi_option_list subject;
+    abi_list kind, claims;
+} abi_identity;
+
+typedef struct abi_option_identity {
+    uint8_t some;
+    abi_identity value;
+} abi_option_identity;
+
 #define LAYOUT(type, member, at) _Static_assert(offsetof(type, member) == at, #type "." #member)
 #define SIZE(type, size) _Static_assert(sizeof(type) == size, #type)
 /* What a test of slotd works out from wit/slot.wit. */
@@ -325,6 +335,12 @@ LAYOUT(abi_option_http_answer, value, 4);
 SIZE(abi_option_http_answer, 56);
 LAYOUT(abi_option_presence, value, 1);
 SIZE(abi_option_presence, 2);
+LAYOUT(abi_identity, subject, 0);
+LAYOUT(abi_identity, kind, 12);
+LAYOUT(abi_identity, claims, 20);
+SIZE(abi_identity, 28);
+LAYOUT(abi_option_identity, value, 4);
+SIZE(abi_option_identity, 32);
 /* layout: end */
 
 static abi_list lower(slotd_str text) { return (abi_list){text.data, text.size}; }
@@ -379,6 +395,7 @@ IMPORT("http", "current") void abi_http_answered(abi_option_http_answer *answer)
 IMPORT("session", "close") void abi_close(void);
 IMPORT("session", "watch-subscribers") void abi_watch_subscribers(int32_t wanted);
 IMPORT("session", "current") void abi_presence(abi_option_presence *presence);
+IMPORT("client", "current") void abi_client(abi_option_identity *identity);
 IMPORT("log", "write") void abi_log(int32_t level, const char *line, size_t size);
 
 slotd_str slotd_host_get(slotd_str key) {
@@ -585,6 +602,19 @@ slotd_presence slotd_host_presence(void) {
     abi_presence(&presence);
     if (!presence.some) return SLOTD_NO_PRESENCE;
     return presence.value ? SLOTD_ABSENT : SLOTD_PRESENT;
+}
+
+slotd_client slotd_host_client(void) {
+    abi_option_identity given;
+    abi_client(&given);
+    if (!given.some) return (slotd_client){0};
+    abi_identity identity = given.value;
+    return (slotd_client){
+        .kind = lift(identity.kind),
+        .subject = identity.subject.some ? lift(identity.subject.value) : (slotd_str){NULL, 0},
+        .claim_count = identity.claims.size,
+        .claims = identity.claims.data,
+    };
 }
 
 void slotd_host_log(slotd_level level, slotd_str line) {

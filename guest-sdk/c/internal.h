@@ -84,6 +84,7 @@ slotd_http_answer slotd_host_http_answer(void);
 void slotd_host_close(void);
 void slotd_host_watch_subscribers(bool wanted);
 slotd_presence slotd_host_presence(void);
+slotd_client slotd_host_client(void);
 void slotd_host_log(slotd_level level, slotd_str line);
 /* Ends the lines that were printed without an end. */
 void slotd_end_lines(void);

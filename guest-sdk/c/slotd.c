@@ -1058,3 +1058,16 @@ slotd_presence slotd_presence_told(const slotd_cx *cx) {
     if (cx->origin != SLOTD_SESSION || is_refused()) return SLOTD_NO_PRESENCE;
     return slotd_host_presence();
 }
+
+/* ---- who the client is ------------------------------------------------------------------------ */
+
+slotd_client slotd_client_of(const slotd_cx *cx) {
+    if (cx->origin != SLOTD_CLIENT || is_refused()) return (slotd_client){0};
+    return slotd_host_client();
+}
+
+slotd_str slotd_claim(const slotd_client *client, slotd_str name) {
+    for (size_t i = 0; i < client->claim_count; i++)
+        if (slotd_equal(client->claims[i].key, name)) return client->claims[i].value;
+    return (slotd_str){NULL, 0};
+}

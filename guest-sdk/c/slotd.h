@@ -562,6 +562,27 @@ typedef enum slotd_presence {
 /* Of the message at hand. */
 slotd_presence slotd_presence_told(const slotd_cx *cx);
 
+/* ---- who the client is ------------------------------------------------------------------------ */
+
+/* Who a client was shown to be. What it says of itself, cx->sender, is checked by nobody; this was, by a
+ * token. It is kept with the message. */
+typedef struct slotd_client {
+    /* How it was shown: `token` by a token with a name, which is the subject; `session` by a token that
+     * slotd has minted for this session; `root` by the listener's own; else the name of the issuer of
+     * its token, as the operator's policy has it. Without data: nobody was shown to be it, or the message
+     * is not from a client. */
+    slotd_str kind;
+    /* Who it is, among those of its kind. Without data: nobody in particular. */
+    slotd_str subject;
+    /* What is said of it besides, of what the operator has named: names and values. */
+    size_t claim_count;
+    const slotd_pair *claims;
+} slotd_client;
+/* Of the client that has sent the message at hand, or that asks the query. */
+slotd_client slotd_client_of(const slotd_cx *cx);
+/* The value of a claim. Its `data` is NULL where there is none. */
+slotd_str slotd_claim(const slotd_client *client, slotd_str name);
+
 /* ---- the log -------------------------------------------------------------------------------- */
 
 typedef enum slotd_level {
@@ -763,6 +784,8 @@ static inline slotd_str slotd_str_of(const char *text) {
 #define slotd_close(cx) (SLOTD_HERE_, slotd_close(cx))
 #define slotd_watch_subscribers(cx, wanted) (SLOTD_HERE_, slotd_watch_subscribers(cx, wanted))
 #define slotd_presence_told(cx) (SLOTD_HERE_, slotd_presence_told(cx))
+#define slotd_client_of(cx) (SLOTD_HERE_, slotd_client_of(cx))
+#define slotd_claim(client, name) slotd_claim(client, SLOTD_STR(name))
 /* So that the log says where. */
 #define abort() slotd_trap("abort() was called")
 #endif

@@ -202,6 +202,7 @@ static struct {
     /* Of the answer to a request. */
     slotd_http_answer answer;
     slotd_presence presence;
+    slotd_client client;
 } host;
 
 /* Ends the call as the host does: with the place, since there is none who would say it otherwise. */
@@ -823,6 +824,11 @@ slotd_presence slotd_host_presence(void) {
     return host.presence;
 }
 
+slotd_client slotd_host_client(void) {
+    count_call();
+    return host.client;
+}
+
 /* What ends with the message that closes it. */
 static void close_session(slotd_session *session) {
     session->closed = true;
@@ -882,6 +888,7 @@ typedef struct came {
     slotd_arrival arrival;
     slotd_http_answer answer;
     slotd_presence presence;
+    slotd_client client;
 } came;
 
 static slotd_requested *copy_of_requests(const slotd_session *session) {
@@ -918,6 +925,7 @@ static slotd_outcome call(slotd_session *session, slotd_call_kind kind, slotd_cx
     host.arrival = came.arrival;
     host.answer = came.answer;
     host.presence = came.presence;
+    host.client = came.client;
     before = *session->store;
     before.pairs = slotd_arena_get(&test_arena, before.count * sizeof(slotd_pair),
                                    _Alignof(slotd_pair));
@@ -988,7 +996,7 @@ slotd_outcome slotd_send_bytes(slotd_session *session, const char *sender,
         .id = slotd_str_of(session->id),
         .sender = slotd_str_of(sender),
     };
-    return call(session, SLOTD_HANDLE, &cx, body, (came){0});
+    return call(session, SLOTD_HANDLE, &cx, body, (came){.client = session->client});
 }
 
 slotd_outcome slotd_send(slotd_session *session, const char *sender, const char *json) {
@@ -1002,7 +1010,7 @@ slotd_outcome slotd_ask_bytes(slotd_session *session, const char *content_type, 
         .time_ms = session->time_ms,
         .content_type = slotd_str_of(content_type),
     };
-    return call(session, SLOTD_QUERY, &cx, body, (came){0});
+    return call(session, SLOTD_QUERY, &cx, body, (came){.client = session->client});
 }
 
 slotd_outcome slotd_ask(slotd_session *session, const char *json) {
@@ -1091,6 +1099,7 @@ static void expire(slotd_session *session) {
         .name = session->name,
         .time_ms = at_ms > session->time_ms ? at_ms : session->time_ms,
         .id = session->id,
+        .client = session->client,
         .log_count = session->log_count,
         .log = session->log,
         .fired_count = session->fired_count,
@@ -1356,6 +1365,26 @@ slotd_outcome slotd_tell_presence(slotd_session *session, bool present) {
     };
     slotd_presence presence = present ? SLOTD_PRESENT : SLOTD_ABSENT;
     return call(session, SLOTD_HANDLE, &cx, (slotd_str){"", 0}, (came){.presence = presence});
+}
+
+void slotd_set_client(slotd_session *session, const char *kind, const char *subject) {
+    session->client = (slotd_client){0};
+    if (!kind) return;
+    session->client.kind = keep(slotd_str_of(kind));
+    if (subject) session->client.subject = keep(slotd_str_of(subject));
+}
+
+void slotd_add_claim(slotd_session *session, const char *name, const char *value) {
+    slotd_client *client = &session->client;
+    size_t count = client->claim_count, at = 0;
+    slotd_pair *claims = slotd_arena_get(&test_arena, (count + 1) * sizeof *claims,
+                                         _Alignof(slotd_pair));
+    /* A node has them in the order of their names. */
+    while (at < count && strcmp(client->claims[at].key.data, name) < 0) at++;
+    for (size_t i = 0; i < count; i++) claims[i < at ? i : i + 1] = client->claims[i];
+    claims[at] = (slotd_pair){keep(slotd_str_of(name)), keep(slotd_str_of(value))};
+    client->claims = claims;
+    client->claim_count = count + 1;
 }
 
 slotd_str slotd_state(const slotd_session *session, const char *key) {

@@ -34,6 +34,8 @@ typedef struct slotd_session {
     uint64_t time_ms;
     /* The idempotency key of the messages that follow; NULL: none. */
     const char *id;
+    /* Who the client is shown to be of the messages and queries that follow; see slotd_set_client. */
+    slotd_client client;
     /* Lines that were logged since the test last set this to 0; by failed calls too. */
     size_t log_count;
     struct slotd_line *log;
@@ -206,6 +208,12 @@ slotd_outcome slotd_end(slotd_session *session, const char *id);
 /* The first subscriber has come, or the last one has been gone for some seconds, and the handler is
  * told; the test fails if it does not watch them. On a node what fails is not tried again. */
 slotd_outcome slotd_tell_presence(slotd_session *session, bool present);
+
+/* Says who the client is shown to be of the messages and queries that follow; `subject` may be NULL: nobody
+ * in particular. Without claims. With a `kind` of NULL, as at first, it is shown to be nobody. */
+void slotd_set_client(slotd_session *session, const char *kind, const char *subject);
+/* Adds a claim to it. */
+void slotd_add_claim(slotd_session *session, const char *name, const char *value);
 
 /* Asks a query. */
 slotd_outcome slotd_ask(slotd_session *session, const char *json);

@@ -351,6 +351,12 @@ def look(cx: Context | QueryContext, state: StateView, timers: TimersView, op: O
                 {"name": timer.name, "due": timer.due_ms, "failures": timer.failures}
                 for timer in timers.list()
             ]
+        case "client":
+            client = cx.client
+            if client is None:
+                return None
+            claims = dict(client.claims)
+            return {"kind": client.kind, "subject": client.subject, "claims": claims}
         case "open-requests":
             return cx.http.open()
         case "clock":

@@ -2,7 +2,7 @@ import unittest
 from typing import Any
 
 from handler import KitchenSink
-from slotd_guest import Reply
+from slotd_guest import Client, Reply
 from slotd_guest.testing import Closed, Harness, Refused, Rejected, Trapped
 
 URL = "https://api.example.com/é?k={{secret:K}}"
@@ -238,6 +238,13 @@ class KitchenSinkTest(unittest.TestCase):
         with self.assertRaises(Closed):
             self.do("close")
         self.assertEqual(self.ask("get", key="presence"), {"value": [True, False]})
+
+    def test_who_the_client_is(self) -> None:
+        asks, ann = {"op": "client"}, Client("accounts", "ann", {"role": "staff"})
+        self.assertIsNone(self.sink.send(asks).parse())
+        expected = {"kind": "accounts", "subject": "ann", "claims": {"role": "staff"}}
+        self.assertEqual(self.sink.send(asks, client=ann).parse(), expected)
+        self.assertEqual(self.sink.query(asks, client=ann).parse(), expected)
 
     def test_bodies(self) -> None:
         body = bytes(range(256))

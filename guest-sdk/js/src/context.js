@@ -1,3 +1,4 @@
+import { toClient } from "./client.js";
 import { Rejection } from "./error.js";
 import { expire } from "./expire.js";
 import { Http, HttpView } from "./http.js";
@@ -38,6 +39,9 @@ export class Context extends Base {
     }
     get sender() {
         return this.origin.kind === "client" ? this.origin.sender : undefined;
+    }
+    get client() {
+        return toClient(this.#host.client());
     }
     emit(kind, value) {
         this.emitBytes(kind, "application/json", eventBody(value));
@@ -84,6 +88,9 @@ export class QueryContext extends Base {
         this.state = new StateView(host);
         this.timers = new TimersView(host);
         this.http = new HttpView(host);
+    }
+    get client() {
+        return toClient(this.#host.client());
     }
     parse(body) {
         return parseBody("query", body);

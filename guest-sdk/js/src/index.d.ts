@@ -103,6 +103,23 @@ export interface PresenceOrigin {
     present: boolean;
 }
 
+/**
+ * Who a client was shown to be. What it says of itself, `cx.sender`, is checked by nobody; this was, by a token. It is kept
+ * with the message.
+ */
+export interface Client {
+    /**
+     * How it was shown: `token` by a token with a name, which is the subject; `session` by a token that slotd has minted
+     * for this session; `root` by the listener's own; else the name of the issuer of its token, as the operator's
+     * policy has it.
+     */
+    kind: string;
+    /** Who it is, among those of its kind; undefined: nobody in particular. */
+    subject: string | undefined;
+    /** What is said of it besides, of what the operator has named. */
+    claims: Record<string, string | undefined>;
+}
+
 /** Levels of the node's log. */
 export type Level = "trace" | "debug" | "info" | "warn" | "error";
 
@@ -324,6 +341,11 @@ export class Context<S extends object = AnyState> {
     readonly origin: Origin;
     /** The name that a client gave as its sender, if the message is from a client and it gave one. */
     readonly sender: string | undefined;
+    /**
+     * Who the client was shown to be that has sent the message: `cx.client?.subject`. Undefined where nobody was, and
+     * where the message is not from a client. The host is asked each time.
+     */
+    readonly client: Client | undefined;
     /** The body's type, as the sender gave it. */
     readonly contentType: string;
     /** The time of the message, milliseconds since the Unix epoch; `Date.now()` is the same. */
@@ -400,6 +422,8 @@ export class QueryContext<S extends object = AnyState> {
     readonly session: string;
     /** The number of the last message that the state reflects; 0 before the first. */
     readonly seq: number;
+    /** As `Context.client`, of the client that asks. */
+    readonly client: Client | undefined;
     readonly contentType: string;
     readonly timeMs: number;
     readonly state: StateView<S>;

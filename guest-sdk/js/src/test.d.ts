@@ -252,6 +252,8 @@ export class Harness<Message = any, Query = any, S extends object = AnyState> {
     constructor(handler: Handler<Message, Query, S> | RawHandler<S>, session?: Partial<Session>);
     /** To change its name, clock or state under the handler. */
     readonly session: Session;
+    /** Who the client is shown to be that sends and asks from now on; undefined, as at first: nobody. */
+    client: { kind: string; subject?: string | undefined; claims?: Readonly<Record<string, string>> } | undefined;
     /** Forgets the session and what was logged: a test begins with a new one. */
     reset(): void;
     /** Sends a message with a JSON body; gives the reply, from JSON. */

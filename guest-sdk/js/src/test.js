@@ -190,6 +190,8 @@ function newSession() {
 }
 
 export class Harness {
+    /** Who the client is shown to be that sends and asks from now on. */
+    client = undefined;
     #handler;
     #log = [];
 
@@ -202,6 +204,7 @@ export class Harness {
 
     reset() {
         this.session = newSession();
+        this.client = undefined;
         this.#log = [];
     }
 
@@ -225,7 +228,7 @@ export class Harness {
                 timeMs: session.timeMs,
             });
             return checked(callHandle(this.#handler, cx, body));
-        }, origin.kind === "timer");
+        }, { isFiring: origin.kind === "timer", client: origin.kind === "client" ? this.client : undefined });
         session.seq = seq;
         return reply;
     }
@@ -434,7 +437,7 @@ export class Harness {
         return this.#call("query", seq, (host) => {
             const cx = new QueryContext(host, { session: name, seq, contentType, timeMs });
             return checked(callQuery(this.#handler, cx, toBody(body)));
-        });
+        }, { client: this.client });
     }
 
     migrate(from) {
@@ -445,6 +448,7 @@ export class Harness {
     }
     swap(next, from) {
         const harness = new Harness(next, this.session);
+        harness.client = this.client;
         harness.migrate(from);
         return harness;
     }
@@ -469,9 +473,9 @@ export class Harness {
         return this.#log.splice(0);
     }
 
-    #call(mode, seq, call, isFiring = false) {
+    #call(mode, seq, call, from = {}) {
         const { session } = this;
-        const tx = new Transaction(mode, seq, session, isFiring);
+        const tx = new Transaction(mode, seq, session, from);
         try {
             const answer = surrounded(tx, session.timeMs, () => call(tx));
             // A trap can't be caught by the guest, whatever it tries.
@@ -579,6 +583,7 @@ class Transaction {
     #seq;
     #session;
     #isFiring;
+    #client;
     #undo = [];
     #timersUndo = [];
     #before;
@@ -589,12 +594,13 @@ class Transaction {
     #sorted;
     #random = { counter: 0n, bytes: [] };
 
-    /** `isFiring`: of a timer's message. */
-    constructor(mode, seq, session, isFiring) {
+    /** `isFiring`: of a timer's message. `client`: who has sent it, or asks. */
+    constructor(mode, seq, session, { isFiring = false, client }) {
         this.#mode = mode;
         this.#seq = seq;
         this.#session = session;
         this.#isFiring = isFiring;
+        this.#client = client;
         const { expiresMs, closed, watchesSubscribers, openRequests } = session;
         this.#before = { expiresMs, closed, watchesSubscribers, openRequests: new Map(openRequests) };
     }
@@ -756,6 +762,13 @@ class Transaction {
         this.#count();
         if (this.#mode !== "handle") this.#trap("only `handle` may watch the session's subscribers");
         this.#session.watchesSubscribers = wanted;
+    }
+    client() {
+        this.#count();
+        if (this.#client == null) return null;
+        const { kind, subject, claims = {} } = this.#client;
+        // A node has them in order.
+        return { kind, subject: subject ?? null, claims: Object.entries(claims).sort(([a], [b]) => byBytes(a, b)) };
     }
     /** It becomes a header. */
     #checkContentType(contentType, of) {

@@ -1,5 +1,6 @@
 // The component's side: what the host calls, and what QuickJS lacks.
 
+import client from "slotd:slot/client@1.1.0";
 import effects from "slotd:slot/effects@1.1.0";
 import http from "slotd:slot/http@1.1.0";
 import log from "slotd:slot/log@1.1.0";
@@ -79,6 +80,7 @@ const host = {
     },
     cancelRequest: http.cancel,
     openRequests: http.open,
+    client: client.current,
     log: log.write,
 };
 

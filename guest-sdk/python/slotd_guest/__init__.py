@@ -9,6 +9,7 @@ A handler decides what happens to the messages of a session. Subclass :class:`Ha
             ...
 """
 
+from ._client import Client
 from ._context import Context, Firing, Level, Log, MigrateContext, Origin, QueryContext
 from ._errors import Rejection
 from ._handler import Handler, RawHandler
@@ -32,6 +33,7 @@ from ._timers import Timer, Timers, TimersView
 __all__ = [
     "Address",
     "Answer",
+    "Client",
     "Context",
     "Delivery",
     "Firing",

@@ -9,6 +9,7 @@ from typing import Any
 import wit_world  # type: ignore[import-not-found]
 from componentize_py_types import Err  # type: ignore[import-not-found]
 from wit_world.imports import (  # type: ignore[import-not-found]
+    client,
     effects,
     http,
     log,
@@ -21,6 +22,7 @@ from wit_world.imports import (  # type: ignore[import-not-found]
 
 from . import _build, _trace
 from ._call import Program
+from ._client import Client
 from ._context import Context, Firing, MigrateContext, Origin, QueryContext
 from ._errors import Rejection
 from ._host import Request, SetTimer
@@ -153,6 +155,11 @@ class _Imports:
 
     cancel_request = staticmethod(http.cancel)
     open_requests = staticmethod(http.open)
+
+    @staticmethod
+    def client() -> Client | None:
+        of = client.current()
+        return None if of is None else Client(of.kind, of.subject, dict(of.claims))
 
     @staticmethod
     def log(level: int, message: str) -> None:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta, timezone
 from enum import IntEnum
 from typing import Literal
 
+from ._client import Client
 from ._expire import expire
 from ._host import Host
 from ._http import Http, HttpAnswer, HttpView
@@ -160,6 +161,12 @@ class Context:
         return self.origin.name if self.origin.kind == "client" else None
 
     @property
+    def client(self) -> Client | None:
+        """Who the client was shown to be that has sent the message: ``cx.client.subject``. ``None``
+        where nobody was, and where the message is not from a client. The host is asked each time."""
+        return self._host.client()
+
+    @property
     def time(self) -> datetime:
         """:attr:`time_ms` as a ``datetime`` in UTC."""
         return _EPOCH + timedelta(milliseconds=self.time_ms)
@@ -272,6 +279,11 @@ class QueryContext:
         self.timers = TimersView(host)
         self.http = HttpView(host)
         self.log = Log(host)
+
+    @property
+    def client(self) -> Client | None:
+        """As :attr:`Context.client`, of the client that asks."""
+        return self._host.client()
 
     @property
     def time(self) -> datetime:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ._client import Client
+
 #: Its name, the time that it is for, the content type, the body, how often that failed.
 SetTimer = tuple[str, int, str, bytes, int]
 
@@ -67,4 +69,5 @@ class Host(Protocol):
 
     def cancel_request(self, id: str) -> bool: ...
     def open_requests(self) -> list[str]: ...
+    def client(self) -> Client | None: ...
     def log(self, level: int, message: str) -> None: ...

@@ -31,6 +31,7 @@ from unittest import mock
 
 from . import _trace
 from ._call import AnyHandler, Program
+from ._client import Client
 from ._context import Context, Firing, Level, MigrateContext, Origin, QueryContext
 from ._errors import Rejection
 from ._host import Request
@@ -413,8 +414,10 @@ class Session:
 class _Transaction:
     """The host's side of one call."""
 
-    def __init__(self, kind: str, seq: int, session: Session, is_firing: bool) -> None:
-        """``is_firing``: of a timer's message."""
+    def __init__(
+        self, kind: str, seq: int, session: Session, is_firing: bool, client: Client | None
+    ) -> None:
+        """``is_firing``: of a timer's message. ``client``: who has sent it, or asks."""
         self.kind = kind
         self.seq = seq
         self.state = dict(session.state)
@@ -435,6 +438,7 @@ class _Transaction:
         self._written_bytes = 0
         self._time_ms = session.time_ms
         self._is_firing = is_firing
+        self._client = client
         self._timer_changes = 0
         self._calls = 0
 
@@ -659,6 +663,10 @@ class _Transaction:
         if self.kind != "handle":
             raise self._trap(f"only `handle` may {what} requests")
 
+    def client(self) -> Client | None:
+        self._count()
+        return self._client
+
     def close(self) -> None:
         self._count()
         if self.kind != "handle":
@@ -723,10 +731,18 @@ class Harness:
         self.session = Session()
         self._log = []
 
-    def send(self, message: object, *, sender: str | None = None, id: str | None = None) -> Reply:
-        """Sends a message with a JSON body. Raises a :class:`Failure`; the session is then as it
-        was."""
-        return self.send_bytes(to_json(message), "application/json", sender=sender, id=id)
+    def send(
+        self,
+        message: object,
+        *,
+        sender: str | None = None,
+        client: Client | None = None,
+        id: str | None = None,
+    ) -> Reply:
+        """Sends a message with a JSON body. ``sender`` is what the client says of itself, ``client``
+        who it is shown to be. Raises a :class:`Failure`; the session is then as it was."""
+        body = to_json(message)
+        return self.send_bytes(body, "application/json", sender=sender, client=client, id=id)
 
     def send_bytes(
         self,
@@ -734,12 +750,20 @@ class Harness:
         content_type: str = "application/octet-stream",
         *,
         sender: str | None = None,
+        client: Client | None = None,
         id: str | None = None,
     ) -> Reply:
         """As :meth:`send`, with any body."""
-        return self._handle(Origin("client", sender), body, content_type, id)
+        return self._handle(Origin("client", sender), body, content_type, id, client)
 
-    def _handle(self, origin: Origin, body: bytes, content_type: str, id: str | None) -> Reply:
+    def _handle(
+        self,
+        origin: Origin,
+        body: bytes,
+        content_type: str,
+        id: str | None,
+        client: Client | None = None,
+    ) -> Reply:
         session = self.session
         if session.closed:
             raise Closed(session.name)
@@ -750,7 +774,8 @@ class Harness:
             tx.reply(reply)
             return reply
 
-        reply = self._call("handle", session.seq + 1, call, origin.kind == "timer")
+        is_firing = origin.kind == "timer"
+        reply = self._call("handle", session.seq + 1, call, is_firing, client)
         session.seq += 1
         return reply
 
@@ -1066,11 +1091,19 @@ class Harness:
         """The handler is told of subscribers."""
         return self.session.watches_subscribers
 
-    def query(self, query: object = None) -> Reply:
-        """Asks a query with a JSON body. Raises a :class:`Failure`."""
-        return self.query_bytes(to_json({} if query is None else query), "application/json")
+    def query(self, query: object = None, *, client: Client | None = None) -> Reply:
+        """Asks a query with a JSON body; ``client`` as for :meth:`send`. Raises a
+        :class:`Failure`."""
+        body = to_json({} if query is None else query)
+        return self.query_bytes(body, "application/json", client=client)
 
-    def query_bytes(self, body: bytes, content_type: str = "application/octet-stream") -> Reply:
+    def query_bytes(
+        self,
+        body: bytes,
+        content_type: str = "application/octet-stream",
+        *,
+        client: Client | None = None,
+    ) -> Reply:
         """As :meth:`query`, with any body."""
         session = self.session
 
@@ -1080,7 +1113,7 @@ class Harness:
             tx.reply(reply)
             return reply
 
-        return self._call("query", session.seq, call)
+        return self._call("query", session.seq, call, client=client)
 
     def migrate(self, from_version: str) -> None:
         """Runs ``migrate`` over the session, as the host does before its first message under this
@@ -1132,10 +1165,15 @@ class Harness:
         return lines
 
     def _call(
-        self, kind: str, seq: int, call: Callable[[_Transaction], T], is_firing: bool = False
+        self,
+        kind: str,
+        seq: int,
+        call: Callable[[_Transaction], T],
+        is_firing: bool = False,
+        client: Client | None = None,
     ) -> T:
         session = self.session
-        tx = _Transaction(kind, seq, session, is_firing)
+        tx = _Transaction(kind, seq, session, is_firing, client)
         try:
             with _as_in_a_call(session, kind, seq):
                 result = call(tx)

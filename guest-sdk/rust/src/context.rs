@@ -1,5 +1,5 @@
 use crate::{
-    Address, Error, Outgoing, Rejection, State, StateView, Timers, TimersView,
+    Address, Client, Error, Outgoing, Rejection, State, StateView, Timers, TimersView,
     encode::to_json,
     host::Host,
     http::{self, Http, HttpView},
@@ -160,6 +160,12 @@ impl Context {
             _ => None,
         }
     }
+    /// Who the client was shown to be that has sent the message: `cx.client()?.subject`. `None` where nobody was, and
+    /// where the message is not from a client. What a client says of itself, as its sender, is checked by nobody; this
+    /// was, by a token. It is kept with the message. The host is asked each time.
+    pub fn client(&self) -> Option<Client> {
+        self.host.client()
+    }
     /// The body's type, as the sender gave it.
     pub fn content_type(&self) -> &str {
         &self.content_type
@@ -316,6 +322,10 @@ impl QueryContext {
     /// The time of the query, milliseconds since the Unix epoch.
     pub fn time_ms(&self) -> u64 {
         self.time_ms
+    }
+    /// As [`Context::client`], of the client that asks.
+    pub fn client(&self) -> Option<Client> {
+        self.host.client()
     }
     /// The body's type, as the asker gave it.
     pub fn content_type(&self) -> &str {

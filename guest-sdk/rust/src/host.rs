@@ -9,11 +9,13 @@ pub(crate) use imports::Host;
 #[cfg(target_arch = "wasm32")]
 mod imports {
     use crate::{
-        Address, Level, Rejection, Timer, When,
+        Address, Client, Level, Rejection, Timer, When,
         http::{Answered, Failure, Form, Parts, Response},
         sends::Arrival,
         timers::{Firing, millis},
-        wasm::bindings::slotd::slot::{effects, http, log, sends, session, state, timers, types},
+        wasm::bindings::slotd::slot::{
+            client, effects, http, log, sends, session, state, timers, types,
+        },
     };
 
     #[derive(Clone)]
@@ -145,6 +147,10 @@ mod imports {
         }
         pub fn presence(&self) -> Option<bool> {
             session::current().map(|presence| presence == session::Presence::Present)
+        }
+        pub fn client(&self) -> Option<Client> {
+            let client::Identity { subject, kind, claims } = client::current()?;
+            Some(Client { kind, subject, claims: claims.into_iter().collect() })
         }
         pub fn log(&self, level: Level, message: &str) {
             log::write(level.into(), message);

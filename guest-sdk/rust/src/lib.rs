@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod client;
 mod context;
 mod encode;
 mod error;
@@ -17,6 +18,7 @@ pub mod test;
 pub mod wasm;
 
 pub use crate::{
+    client::Client,
     context::{Context, Level, MigrateContext, Origin, QueryContext},
     error::{Error, Rejection},
     handler::{Handler, RawHandler, Reply},

@@ -48,6 +48,7 @@ async fn run(time: Duration) -> anyhow::Result<()> {
     let options = NatsOptions {
         servers: servers.urls(),
         credentials: None,
+        tls: Default::default(),
         cluster: "figures".into(),
         replicas: 3,
         streams: STREAMS,

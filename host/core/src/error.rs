@@ -34,14 +34,22 @@ codes! {
     NameInvalid = "name-invalid", 400, false;
     /// The bearer token is missing or wrong.
     Unauthorized = "unauthorized", 401, false;
-    /// The request comes from another web origin, or names a non-local `Host`, and the listener has no token. Set a token.
+    /// The bearer token was valid, and has expired. Get a new one.
+    TokenExpired = "token-expired", 401, false;
+    /// Whoever asks may not do this here: no rule of the policy and no grant of the token allows it. `slotd auth explain` says why.
+    Forbidden = "forbidden", 403, false;
+    /// The request comes from another web origin, which the policy does not name for the service, or names a non-local `Host`, and the listener has no token.
     OriginRefused = "origin-refused", 403, false;
+    /// The component is not signed by a key that the policy allows for the service. Nothing was changed, nor compiled. The detail says what to do.
+    SignatureRefused = "signature-refused", 403, false;
     /// No such route.
     RouteNotFound = "route-not-found", 404, false;
     /// No service of that name is deployed.
     ServiceNotFound = "service-not-found", 404, false;
     /// The session has no message yet, or was deleted.
     SessionNotFound = "session-not-found", 404, false;
+    /// No token has that name.
+    TokenNotFound = "token-not-found", 404, false;
     /// The session has no such timer, open request or dead message.
     TimerNotFound = "timer-not-found", 404, false;
     /// No slot has that number.
@@ -70,10 +78,12 @@ codes! {
     MethodNotAllowed = "method-not-allowed", 405, false;
     /// The request's body did not arrive before the deadline. Nothing was kept.
     RequestTimeout = "request-timeout", 408, true;
-    /// The idempotency key was used before with another body.
+    /// The idempotency key was used before with another body, or by another client.
     IdempotencyConflict = "idempotency-conflict", 409, false;
     /// A session of that name already exists.
     SessionExists = "session-exists", 409, false;
+    /// There is a token of that name already. Revoke it first, or choose another name.
+    TokenExists = "token-exists", 409, false;
     /// The session is no longer at the expected position: a message came in between. Nothing was
     /// done.
     SessionChanged = "session-changed", 409, false;

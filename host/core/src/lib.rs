@@ -4,10 +4,10 @@
 //! `docs/architecture.md`.
 //!
 //! A module names none that names it, by whatever way: `cargo xtask lint` looks. From below:
-//! - what all name: `limits`, `level`, `text`, `error`, `names`, `buffers`, `mac`, `memory`, `random`,
-//!   `backoff`, `clock`, `thread`, `telemetry`, `task`;
-//! - what is kept: `nats`, `effects`, `log`, `database`, `state`, `storage`;
-//! - what a slot does: `position`, `message`, `plugin`, `service`, `registry`, `operator`, `operation`,
+//! - what all name: `limits`, `level`, `text`, `error`, `names`, `buffers`, `mac`, `memory`, `modes`, `random`,
+//!   `seal`, `backoff`, `clock`, `thread`, `telemetry`, `task`;
+//! - what is kept: `nats`, `client`, `effects`, `log`, `database`, `state`, `storage`;
+//! - what a slot does: `position`, `message`, `plugin`, `service`, `registry`, `audit`, `operator`, `operation`,
 //!   `slot`, and `script`, which plays messages to one without a node.
 //!
 //! With the feature `testing` there is what the tests of both crates share: `testing`,
@@ -16,8 +16,10 @@
 // `clippy.toml` forbids what has one home in the crate; tests may use it.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
+pub mod audit;
 pub mod backoff;
 pub mod buffers;
+pub mod client;
 pub mod clock;
 pub mod database;
 pub mod effects;
@@ -28,6 +30,7 @@ pub mod log;
 pub mod mac;
 pub mod memory;
 pub mod message;
+pub mod modes;
 pub mod names;
 pub mod nats;
 pub mod operation;
@@ -37,6 +40,7 @@ pub mod position;
 pub mod random;
 pub mod registry;
 pub mod script;
+pub mod seal;
 pub mod service;
 pub mod slot;
 pub mod state;
@@ -47,4 +51,5 @@ pub mod telemetry;
 pub mod testing;
 pub mod text;
 pub mod thread;
+pub mod tls;
 pub mod trace;

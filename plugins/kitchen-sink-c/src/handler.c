@@ -107,6 +107,16 @@ static slotd_result echo(const slotd_cx *cx, json message) {
     return slotd_reply(slotd_object("value", slotd_need(cx, message, "value")));
 }
 
+static slotd_result client_of(const slotd_cx *cx) {
+    slotd_client client = slotd_client_of(cx);
+    if (!client.kind.data) return slotd_reply(slotd_null());
+    slotd_json *claims = slotd_object();
+    for (size_t i = 0; i < client.claim_count; i++)
+        slotd_put(claims, client.claims[i].key, slotd_text(client.claims[i].value));
+    return slotd_reply(slotd_object("kind", slotd_text(client.kind), "subject",
+                                    text_or_null(client.subject), "claims", claims));
+}
+
 static slotd_result get(const slotd_cx *cx, json message) {
     json value = slotd_get(cx, slotd_need_text(cx, message, "key"));
     return slotd_reply(slotd_object("value", value ? value : slotd_null()));
@@ -487,6 +497,7 @@ static slotd_result handle_op(slotd_cx *cx, json message) {
             "session", slotd_text(cx->session), "seq", slotd_u64(cx->seq), "id",
             text_or_null(cx->id), "sender", text_or_null(cx->sender), "content_type",
             slotd_text(cx->content_type)));
+    OP("client") return client_of(cx);
     OP("get") return get(cx, message);
     OP("set") return set(cx, message);
     OP("delete") return delete_key(cx, message);
@@ -621,6 +632,7 @@ static slotd_result answer(const slotd_cx *cx, json query) {
         return slotd_reply(slotd_object("session", slotd_text(cx->session), "seq",
                                         slotd_u64(cx->seq), "content_type",
                                         slotd_text(cx->content_type)));
+    OP("client") return client_of(cx);
     OP("get") return get(cx, query);
     OP("get-bytes") return get_bytes(cx, query);
     OP("scan") return scan(cx, query);

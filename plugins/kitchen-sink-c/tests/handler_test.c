@@ -336,3 +336,16 @@ TEST(watches_and_closes_as_it_is_told) {
     CHECK_JSON(send(sink, "{\"op\": \"close\"}").json, "{}");
     CHECK(sink->closed);
 }
+
+/* Who asks is looked up once for messages, and once for queries. */
+TEST(says_who_its_client_is) {
+    slotd_session *sink = slotd_new_session("session");
+    const char *asks = "{\"op\": \"client\"}";
+    CHECK_JSON(send(sink, asks).json, "null");
+    slotd_set_client(sink, "accounts", "ann");
+    slotd_add_claim(sink, "role", "staff");
+    const char *ann =
+        "{\"kind\": \"accounts\", \"subject\": \"ann\", \"claims\": {\"role\": \"staff\"}}";
+    CHECK_JSON(send(sink, asks).json, ann);
+    CHECK_JSON(slotd_ask(sink, asks).json, ann);
+}

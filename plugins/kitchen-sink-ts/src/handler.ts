@@ -309,6 +309,12 @@ function both(cx: Context | QueryContext, fields: Fields): unknown {
         }
         case "timers":
             return cx.timers.list().map(({ name, dueMs, failures }) => ({ name, due: dueMs, failures }));
+        case "client": {
+            const { client } = cx;
+            if (client === undefined) return null;
+            const { kind, subject = null, claims } = client;
+            return { kind, subject, claims };
+        }
         case "open-requests":
             return cx.http.open();
         case "clock":

@@ -223,6 +223,17 @@ test("watches and closes as it is told", () => {
     assert.deepEqual(query({ op: "get", key: "presence" }), { value: [true, false] });
 });
 
+/** Who asks is looked up once for messages, and once for queries. */
+test("says who its client is", () => {
+    const { session, send, query } = harness();
+    assert.deepEqual([send({ op: "client" }), query({ op: "client" })], [null, null]);
+    session.client = { kind: "accounts", subject: "ann", claims: { role: "staff" } };
+    const ann = { kind: "accounts", subject: "ann", claims: { role: "staff" } };
+    assert.deepEqual([send({ op: "client" }), query({ op: "client" })], [ann, ann]);
+    session.client = { kind: "root" };
+    assert.deepEqual(query({ op: "client" }), { kind: "root", subject: null, claims: {} });
+});
+
 /** Sessions go from one language's kitchen sink to another's. */
 test("comes from other versions", () => {
     const { session } = harness();

@@ -23,8 +23,8 @@ mod native;
 
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use slotd_guest::{
-    Context, Error, Level, MigrateContext, Origin, QueryContext, RawHandler, Rejection, Reply,
-    StateView, Timer, Value, When,
+    Client, Context, Error, Level, MigrateContext, Origin, QueryContext, RawHandler, Rejection,
+    Reply, StateView, Timer, Value, When,
     http::{self, Form},
     json, serde_json,
 };
@@ -42,6 +42,8 @@ enum Op {
     },
     /// What the message's context says.
     Context,
+    /// Who the client was shown to be: `{"kind", "subject", "claims"}`, or null.
+    Client,
     Get {
         key: String,
     },
@@ -137,6 +139,7 @@ enum Op {
 enum Question {
     Echo { value: Value },
     Context,
+    Client,
     Get { key: String },
     GetBytes { key: String },
     Scan { prefix: String, after: Option<String>, limit: u32 },
@@ -350,6 +353,11 @@ impl RawHandler for KitchenSink {
     }
 }
 
+fn shown_client(client: Option<Client>) -> Value {
+    let shown = |Client { kind, subject, claims }| json!({"kind": kind, "subject": subject, "claims": claims});
+    client.map_or(Value::Null, shown)
+}
+
 fn told_to() -> Rejection {
     Rejection::new("told-to", "As told.").retriable()
 }
@@ -381,6 +389,7 @@ fn handle(cx: &mut Context, op: Op) -> Result<Value, Rejection> {
                 "content_type": cx.content_type(),
             }));
         }
+        Op::Client => return Ok(shown_client(cx.client())),
         Op::Get { key } => return get(&cx.state(), &key),
         Op::Set { key, value } => cx.state().set(&key, &value)?,
         Op::Delete { key } => cx.state().delete(&key),
@@ -460,6 +469,7 @@ fn query(cx: &QueryContext, question: Question) -> Result<Value, Rejection> {
                 "session": cx.session(), "seq": cx.seq(), "content_type": cx.content_type(),
             }));
         }
+        Question::Client => return Ok(shown_client(cx.client())),
         Question::Get { key } => return get(&cx.state(), &key),
         Question::GetBytes { key } => return Ok(get_bytes(&cx.state(), &key)),
         Question::Scan { prefix, after, limit } => {

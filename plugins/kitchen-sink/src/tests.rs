@@ -323,3 +323,15 @@ fn watches_and_closes_as_it_is_told() {
     assert_eq!(send(&mut sink, json!({"op": "close"})), Ok(json!({})));
     assert!(sink.is_closed());
 }
+
+/// The scripts say who a client is of components alone: a test of the harness would have nobody to ask.
+#[test]
+fn it_says_who_its_client_is() {
+    let mut sink = Harness::<KitchenSink>::new();
+    let asks = json!({"op": "client"});
+    assert_eq!(send(&mut sink, asks.clone()), Ok(Value::Null));
+    sink.set_client(slotd_guest::Client::new("accounts", "ann").with("role", "staff"));
+    let ann = json!({"kind": "accounts", "subject": "ann", "claims": {"role": "staff"}});
+    assert_eq!(send(&mut sink, asks.clone()), Ok(ann.clone()));
+    assert_eq!(sink.query(&asks).unwrap().parse::<Value>().unwrap(), ann);
+}

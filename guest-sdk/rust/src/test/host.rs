@@ -5,7 +5,7 @@ use super::{
     timers::{SetTimer, name_problem},
 };
 use crate::{
-    Address, Level, Timer, When,
+    Address, Client, Level, Timer, When,
     http::{Answered, Parts},
     sends::Arrival,
     timers::Firing,
@@ -426,6 +426,11 @@ impl Host {
         let mut tx = self.0.borrow_mut();
         tx.count();
         tx.came.presence
+    }
+    pub fn client(&self) -> Option<Client> {
+        let mut tx = self.0.borrow_mut();
+        tx.count();
+        tx.came.client.clone()
     }
     pub fn log(&self, level: Level, message: &str) {
         let mut tx = self.0.borrow_mut();

@@ -7,7 +7,7 @@
 //! are the test's, too: [`Harness::sent`] is what was sent to them, [`Harness::deliver`] and
 //! [`Harness::answer`] give what comes from them. So is the network: [`Harness::requests`] is what was asked for over
 //! HTTP, [`Harness::respond`] and [`Harness::fail`] say what came of it; and so are subscribers
-//! ([`Harness::presence`]). Not modelled: the deadline, the memory limit, the times of cron expressions, which services
+//! ([`Harness::presence`]). Who its clients are shown to be, [`Harness::set_client`] says. Not modelled: the deadline, the memory limit, the times of cron expressions, which services
 //! may send to which, which hosts and secrets they may use, the timeouts and deadlines of requests, and what is on its
 //! way for too long.
 
@@ -24,8 +24,8 @@ pub use self::{
 
 use self::host::{Host, Mode, Transaction, Trap};
 use crate::{
-    Context, Level, MigrateContext, QueryContext, RawHandler, Rejection, Reply, context::Source,
-    http::Answered, sends::Arrival, timers::Firing,
+    Client, Context, Level, MigrateContext, QueryContext, RawHandler, Rejection, Reply,
+    context::Source, http::Answered, sends::Arrival, timers::Firing,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
@@ -219,6 +219,7 @@ impl Session {
 /// One session under the handler `H`.
 pub struct Harness<H> {
     session: Session,
+    client: Option<Client>,
     log: Vec<LogLine>,
     handler: PhantomData<fn() -> H>,
 }
@@ -236,7 +237,7 @@ impl<H: RawHandler> Harness<H> {
     }
     /// A session that is already there: another version's, say.
     pub fn over(session: Session) -> Self {
-        Self { session, log: Vec::new(), handler: PhantomData }
+        Self { session, client: None, log: Vec::new(), handler: PhantomData }
     }
     /// Forgets the session and what was logged: a test begins as with [`Self::new`].
     pub fn reset(&mut self) {
@@ -251,6 +252,11 @@ impl<H: RawHandler> Harness<H> {
     }
     pub fn into_session(self) -> Session {
         self.session
+    }
+
+    /// Says who the client is shown to be that sends and asks from now on; `None`, as at first: nobody.
+    pub fn set_client(&mut self, client: impl Into<Option<Client>>) {
+        self.client = client.into();
     }
 
     /// Sends a message with a JSON body, from a client that gives `sender` as its name.
@@ -279,7 +285,8 @@ impl<H: RawHandler> Harness<H> {
         body: impl Into<Vec<u8>>,
     ) -> Result<Reply, Failure> {
         let source = Source::Client(sender.into().map(str::to_owned));
-        self.handle(source, Came::default(), content_type, body.into())
+        let came = Came { client: self.client.clone(), ..Came::default() };
+        self.handle(source, came, content_type, body.into())
     }
 
     fn handle(
@@ -327,7 +334,8 @@ impl<H: RawHandler> Harness<H> {
         let (session, body) = (self.session.name.clone(), body.into());
         let (seq, time_ms) = (self.session.seq, self.session.time_ms);
         let content_type = content_type.to_owned();
-        self.call(Mode::Query, seq, Came::default(), move |host| {
+        let came = Came { client: self.client.clone(), ..Came::default() };
+        self.call(Mode::Query, seq, came, move |host| {
             let cx = QueryContext { host, session, seq, time_ms, content_type };
             checked(H::query(&cx, body))
         })
@@ -350,6 +358,7 @@ impl<H: RawHandler> Harness<H> {
     /// What `Next::migrate` failed with.
     pub fn swap<Next: RawHandler>(self, from: &str) -> Result<Harness<Next>, Failure> {
         let mut next = Harness::over(self.session);
+        next.set_client(self.client);
         next.migrate(from)?;
         Ok(next)
     }
@@ -428,13 +437,14 @@ impl<H: RawHandler> Harness<H> {
     }
 }
 
-/// What a message comes from, if not from a client.
+/// What a message comes from, if not from a client; and who that was shown to be.
 #[derive(Default)]
 struct Came {
     firing: Option<Firing>,
     arrival: Option<Arrival>,
     told: Option<Answered>,
     presence: Option<bool>,
+    client: Option<Client>,
 }
 
 impl Came {

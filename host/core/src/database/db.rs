@@ -69,7 +69,7 @@ pub struct Bodies {
 
 impl Bodies {
     fn open(keyspace: Keyspace) -> fjall::Result<Self> {
-        let last = match keyspace.0.last_key_value() {
+        let last = match keyspace.inner.last_key_value() {
             Some(row) => Some(<[u8; 8]>::try_from(&*row.key()?)),
             None => None,
         };
@@ -141,7 +141,7 @@ impl Db {
         create: bool,
     ) -> Result<Self, OpenError> {
         let names = NAMES.iter().chain(bodies.then_some(&BODIES));
-        let names: Vec<&str> = names.copied().collect();
+        let names: Vec<&'static str> = names.copied().collect();
         let run = || -> fjall::Result<Self> {
             let database = Database::builder(path)
                 .cache_size(options.block_cache_bytes)
@@ -158,13 +158,17 @@ impl Db {
             let open = |i: usize| {
                 let keyspace = database.keyspace(names[i], || keyspace_options(names[i]))?;
                 if keyspace.id() == i as u64 + 1 {
-                    Ok(Keyspace(keyspace))
+                    // What says where the log and the slots are is no client's, and is checked as it is.
+                    Ok(match names[i] {
+                        "meta" | "log" | "slots" | "garbage" => Keyspace::plain(keyspace),
+                        name => Keyspace::sealed(keyspace, name, &options.keys),
+                    })
                 } else {
                     Err(fjall::Error::Unrecoverable)
                 }
             };
             let pinned = open(7)?;
-            let has_pins = AtomicBool::new(!pinned.0.is_empty()?);
+            let has_pins = AtomicBool::new(!pinned.inner.is_empty()?);
             Ok(Self {
                 has_pins,
                 meta: open(0)?,
@@ -213,7 +217,7 @@ impl Db {
         ]
         .into_iter()
         .chain(self.bodies.as_ref().map(|bodies| &bodies.keyspace))
-        .map(|keyspace| &keyspace.0)
+        .map(|keyspace| &keyspace.inner)
     }
 
     /// The keyspaces whose levels are merged: all but the log.
@@ -236,7 +240,7 @@ impl Db {
     pub fn rotate_removed(&self) -> DbResult<()> {
         let bodies = self.bodies.as_ref().map(|bodies| &bodies.keyspace);
         for keyspace in [&self.state, &self.history, &self.remembered].into_iter().chain(bodies) {
-            keyspace.0.rotate_memtable()?;
+            keyspace.inner.rotate_memtable()?;
         }
         Ok(())
     }
@@ -250,7 +254,7 @@ impl Db {
     pub fn batch(&self, capacity: usize, sync: bool) -> WriteBatch {
         let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
         let batch = OwnedWriteBatch::with_capacity(self.database.clone(), capacity);
-        WriteBatch { batch: batch.durability(Some(mode)), sync, touched: 0 }
+        WriteBatch { batch: batch.durability(Some(mode)), sync, touched: 0, unsealed: None }
     }
 
     /// Everything as it is now.
@@ -398,7 +402,7 @@ pub(super) fn is_damage(error: &fjall::Error) -> bool {
 
 /// The largest key of each of a keyspace's tables, and whether it is the newest of them.
 pub fn table_ends(keyspace: &Keyspace) -> Vec<u64> {
-    let version = keyspace.0.tree.current_version();
+    let version = keyspace.inner.tree.current_version();
     let mut ends: Vec<u64> = version
         .iter_tables()
         .filter_map(|table| (**table.metadata.key_range.max()).try_into().ok())
@@ -410,5 +414,5 @@ pub fn table_ends(keyspace: &Keyspace) -> Vec<u64> {
 
 /// Drops the tables of `log` whose records are all numbered up to `number`.
 pub fn drop_log_tables(log: &Keyspace, number: u64) -> Result<(), String> {
-    log.0.tree.drop_range(..=number.to_be_bytes()).map_err(|e| e.to_string())
+    log.inner.tree.drop_range(..=number.to_be_bytes()).map_err(|e| e.to_string())
 }

@@ -196,7 +196,10 @@ impl Engine {
 
     /// Commits a batch, and turns the store off when that fails.
     pub fn commit(&self, db: &Db, batch: WriteBatch) -> Result<(), WriteError> {
-        let WriteBatch { batch, sync, touched } = batch;
+        let WriteBatch { batch, sync, touched, unsealed } = batch;
+        if let Some(why) = unsealed {
+            return Err(WriteError::Refused(why));
+        }
         let before = db.written();
         match batch.commit() {
             Ok(()) => {
@@ -243,8 +246,13 @@ impl Engine {
 
     /// What a failed read means. Damage is looked for, so that the message names the file.
     pub fn read_error(&self, keyspace: &Keyspace, error: &DbError) -> StateError {
-        if !is_damage(&error.0) {
-            return StateError::Unavailable(error.to_string());
+        match error {
+            DbError::Store(error) if !is_damage(error) => {
+                return StateError::Unavailable(error.to_string());
+            }
+            DbError::Store(_) => {}
+            // No file is damaged, as far as files go.
+            DbError::Sealed(_) => return self.value_error(keyspace, error),
         }
         let mut files = Vec::new();
         let found = tables::list_tables(keyspace.path(), &mut files)

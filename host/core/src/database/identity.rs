@@ -4,6 +4,7 @@ use super::OpenError;
 use crate::{
     level::{self, Level, Unknown},
     random,
+    seal::Keyring,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -22,6 +23,8 @@ pub const LOCK: &str = "slotd.lock";
 pub const MARK: &str = "commit.mark";
 /// What new directories are made with, and others get with feature level 2.
 const FORMAT: u32 = 3;
+/// What a directory has from the first start with a key on: versions from before can't open what is sealed.
+const FORMAT_SEALED: u32 = 4;
 /// The first directories were made with this one, and are used as they are.
 const FORMAT_MIN: u32 = 1;
 /// From this one on the identity lists what is in the directory. Up to here the format shows it: with 2
@@ -49,6 +52,9 @@ pub struct Identity {
     /// From format 3 on: large pieces of history lie apart.
     #[serde(default)]
     bodies: bool,
+    /// From format 4 on: the ids of the keys that something in it may be sealed with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    sealed_with: Vec<String>,
     /// What a later version has put there.
     #[serde(flatten)]
     unknown: Unknown,
@@ -65,6 +71,7 @@ impl Identity {
             clustered,
             level: level::NEWEST,
             bodies: true,
+            sealed_with: Vec::new(),
             unknown: Unknown::default(),
         })
     }
@@ -89,7 +96,34 @@ impl Identity {
     /// The same directory at a higher level: versions that can't read that refuse it from then on.
     pub fn raised(&self, to: Level) -> Self {
         let bodies = self.has_bodies();
-        Self { format: FORMAT, level: to.max(self.level()), bodies, ..self.clone() }
+        let format = self.format.max(FORMAT);
+        Self { format, level: to.max(self.level()), bodies, ..self.clone() }
+    }
+
+    /// The same directory, in which what is written from now on is sealed with the first of `keys`; `None`: it is already.
+    ///
+    /// # Errors
+    /// Something in it is sealed with a key that is not among them.
+    pub fn sealed(&self, keys: &Keyring) -> Result<Option<Self>, String> {
+        let had: Vec<_> = keys.ids().map(|id| id.to_string()).collect();
+        if let Some(id) = self.sealed_with.iter().find(|id| !had.contains(id)) {
+            return Err(format!(
+                "has data that is sealed with the key {id}, and this node {}: give it that key in seal.key_file",
+                match had.is_empty() {
+                    true => "has no keys".to_owned(),
+                    false => format!("has {}", had.join(", ")),
+                }
+            ));
+        }
+        match keys.sealing().map(|id| id.to_string()) {
+            Some(first) if !self.sealed_with.contains(&first) => {
+                let mut next = self.raised(self.level());
+                next.format = FORMAT_SEALED;
+                next.sealed_with.push(first);
+                Ok(Some(next))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Reads it; `None` when there is none.
@@ -109,9 +143,9 @@ impl Identity {
             return Err(damaged("its checksum is wrong".into()));
         }
         let identity: Self = serde_json::from_str(json).map_err(|e| damaged(e.to_string()))?;
-        if !(FORMAT_MIN..=FORMAT).contains(&identity.format) {
+        if !(FORMAT_MIN..=FORMAT_SEALED).contains(&identity.format) {
             return Err(OpenError::Mismatch(format!(
-                "{} has format {}; this slotd reads {FORMAT_MIN} to {FORMAT}",
+                "{} has format {}; this slotd reads {FORMAT_MIN} to {FORMAT_SEALED}",
                 dir.display(),
                 identity.format
             )));

@@ -18,7 +18,7 @@ mod tests;
 
 pub use engine::Health;
 
-use crate::limits;
+use crate::{limits, seal::Keyring};
 use std::{io, path::Path};
 
 /// What an operator may set.
@@ -34,6 +34,8 @@ pub struct StorageOptions {
     pub reserve_bytes: u64,
     /// Bytes of tables up to which all of them are checked before the directory is served.
     pub verify_bytes_max: u64,
+    /// What is written is sealed, if there are any.
+    pub keys: Keyring,
 }
 
 impl Default for StorageOptions {
@@ -44,6 +46,7 @@ impl Default for StorageOptions {
             block_cache_bytes: limits::BLOCK_CACHE_BYTES_DEFAULT,
             reserve_bytes: limits::DISK_RESERVE_BYTES_DEFAULT,
             verify_bytes_max: limits::VERIFY_AT_OPEN_BYTES_MAX,
+            keys: Keyring::default(),
         }
     }
 }

@@ -1,13 +1,20 @@
 //! Keyspaces, batches and moments of the database, as the rest of slotd sees them: which store is
-//! behind them is known to this folder only (`cargo xtask lint` looks).
+//! behind them is known to this folder only (`cargo xtask lint` looks). Values of keyspaces that are
+//! sealed are sealed and opened here.
 
+use crate::seal::{Keyring, Unopened};
 use fjall::{OwnedWriteBatch, Readable as _};
 use std::{ops::Bound, path::Path};
 
 /// The database's error of an operation that failed.
 #[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct DbError(#[from] pub(super) fjall::Error);
+pub enum DbError {
+    #[error(transparent)]
+    Store(#[from] fjall::Error),
+    /// A row is there, and can't be read.
+    #[error("a row can't be opened: {0}")]
+    Sealed(#[from] Unopened),
+}
 
 pub type Result<T> = std::result::Result<T, DbError>;
 
@@ -23,68 +30,142 @@ impl std::ops::Deref for Slice {
     }
 }
 
+/// The first byte of a value that is sealed. Others begin with other formats, or are empty.
+const SEALED: u8 = 3;
+
+/// What the values of a keyspace are sealed by, if they are, and opened.
+#[derive(Clone)]
+struct Seal {
+    keys: Keyring,
+    /// The keyspace: a row of one is none of another.
+    name: &'static str,
+}
+
+impl Seal {
+    fn place<'a>(&self, key: &'a [u8]) -> [&'a [u8]; 3] {
+        [b"row", self.name.as_bytes(), key]
+    }
+
+    /// `None`: as it is.
+    fn seal(&self, key: &[u8], value: &[u8]) -> std::result::Result<Option<Vec<u8>>, String> {
+        if self.keys.sealing().is_none() || value.is_empty() {
+            return Ok(None);
+        }
+        let mut sealed = vec![SEALED];
+        self.keys.seal(&self.place(key), value, &mut sealed)?;
+        Ok(Some(sealed))
+    }
+
+    fn open(&self, key: &[u8], value: fjall::Slice) -> Result<Slice> {
+        match value.split_first() {
+            Some((&SEALED, sealed)) => {
+                let opened = self.keys.open(&self.place(key), sealed)?;
+                Ok(Slice(opened.into()))
+            }
+            _ => Ok(Slice(value)),
+        }
+    }
+}
+
 /// Keys with their values, in order of the keys.
 #[derive(Clone)]
-pub struct Keyspace(pub(super) fjall::Keyspace);
+pub struct Keyspace {
+    pub(super) inner: fjall::Keyspace,
+    seal: Option<Seal>,
+}
+
+impl Keyspace {
+    /// Values are kept as they are given.
+    pub(super) fn plain(inner: fjall::Keyspace) -> Self {
+        Self { inner, seal: None }
+    }
+
+    /// Values are sealed, if there are keys, and opened where they are sealed.
+    pub(super) fn sealed(inner: fjall::Keyspace, name: &'static str, keys: &Keyring) -> Self {
+        Self { inner, seal: Some(Seal { keys: keys.clone(), name }) }
+    }
+
+    fn opened(&self, key: &[u8], value: Option<fjall::Slice>) -> Result<Option<Slice>> {
+        match (&self.seal, value) {
+            (Some(seal), Some(value)) => seal.open(key, value).map(Some),
+            (_, value) => Ok(value.map(Slice)),
+        }
+    }
+}
 
 impl Keyspace {
     pub fn id(&self) -> u64 {
-        self.0.id()
+        self.inner.id()
     }
 
     /// The folder of its tables.
     pub fn path(&self) -> &Path {
-        self.0.path()
+        self.inner.path()
     }
 
     pub fn get(&self, key: &[u8]) -> Result<Option<Slice>> {
-        Ok(self.0.get(key)?.map(Slice))
+        self.opened(key, self.inner.get(key)?)
     }
 
     pub fn contains_key(&self, key: &[u8]) -> Result<bool> {
-        Ok(self.0.contains_key(key)?)
+        Ok(self.inner.contains_key(key)?)
     }
 
     /// The first key.
     pub fn first(&self) -> Result<Option<Slice>> {
-        let first = self.0.first_key_value().map(fjall::Guard::key).transpose()?;
+        let first = self.inner.first_key_value().map(fjall::Guard::key).transpose()?;
         Ok(first.map(Slice))
     }
 
+    fn rows(&self, iter: fjall::Iter) -> Rows {
+        Rows { iter, seal: self.seal.clone() }
+    }
+
     pub fn iter(&self) -> Rows {
-        Rows(self.0.iter())
+        self.rows(self.inner.iter())
     }
 
     pub fn prefix(&self, prefix: &[u8]) -> Rows {
-        Rows(self.0.prefix(prefix))
+        self.rows(self.inner.prefix(prefix))
     }
 
     pub fn range(&self, range: Range) -> Rows {
-        Rows(self.0.range(range))
+        self.rows(self.inner.range(range))
     }
 }
 
 pub type Range = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
 /// Rows in order.
-pub struct Rows(fjall::Iter);
+pub struct Rows {
+    iter: fjall::Iter,
+    seal: Option<Seal>,
+}
 
-fn row(guard: fjall::Guard) -> Result<(Slice, Slice)> {
-    let (key, value) = guard.into_inner()?;
-    Ok((Slice(key), Slice(value)))
+impl Rows {
+    fn row(&self, guard: fjall::Guard) -> Result<(Slice, Slice)> {
+        let (key, value) = guard.into_inner()?;
+        let value = match &self.seal {
+            Some(seal) => seal.open(&key, value)?,
+            None => Slice(value),
+        };
+        Ok((Slice(key), value))
+    }
 }
 
 impl Iterator for Rows {
     type Item = Result<(Slice, Slice)>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.0.next().map(row)
+        let next = self.iter.next()?;
+        Some(self.row(next))
     }
 }
 
 impl DoubleEndedIterator for Rows {
     fn next_back(&mut self) -> Option<Self::Item> {
-        self.0.next_back().map(row)
+        let next = self.iter.next_back()?;
+        Some(self.row(next))
     }
 }
 
@@ -93,15 +174,15 @@ pub struct Snapshot(pub(super) fjall::Snapshot);
 
 impl Snapshot {
     pub fn get(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Slice>> {
-        Ok(self.0.get(&keyspace.0, key)?.map(Slice))
+        keyspace.opened(key, self.0.get(&keyspace.inner, key)?)
     }
 
     pub fn contains_key(&self, keyspace: &Keyspace, key: &[u8]) -> Result<bool> {
-        Ok(self.0.contains_key(&keyspace.0, key)?)
+        Ok(self.0.contains_key(&keyspace.inner, key)?)
     }
 
     pub fn range(&self, keyspace: &Keyspace, range: Range) -> Rows {
-        Rows(self.0.range(&keyspace.0, range))
+        keyspace.rows(self.0.range(&keyspace.inner, range))
     }
 }
 
@@ -112,6 +193,8 @@ pub struct WriteBatch {
     pub(super) sync: bool,
     /// The keyspaces that it writes to, a bit each.
     pub(super) touched: u16,
+    /// Why something can't be sealed: then nothing is written.
+    pub(super) unsealed: Option<String>,
 }
 
 impl WriteBatch {
@@ -125,13 +208,17 @@ impl WriteBatch {
 
     /// Copies both. A key is written once in a batch: of two, which one counts is undefined.
     pub fn insert(&mut self, keyspace: &Keyspace, key: &[u8], value: &[u8]) {
-        self.touched |= bit(&keyspace.0);
-        self.batch.insert(&keyspace.0, key, value);
+        self.touched |= bit(&keyspace.inner);
+        match keyspace.seal.as_ref().map_or(Ok(None), |seal| seal.seal(key, value)) {
+            Ok(None) => self.batch.insert(&keyspace.inner, key, value),
+            Ok(Some(sealed)) => self.batch.insert(&keyspace.inner, key, sealed),
+            Err(why) => self.unsealed = Some(why),
+        }
     }
 
     pub fn remove(&mut self, keyspace: &Keyspace, key: &[u8]) {
-        self.touched |= bit(&keyspace.0);
-        self.batch.remove(&keyspace.0, key);
+        self.touched |= bit(&keyspace.inner);
+        self.batch.remove(&keyspace.inner, key);
     }
 }
 
@@ -142,29 +229,40 @@ pub(super) fn bit(keyspace: &fjall::Keyspace) -> u16 {
 
 #[cfg(test)]
 impl Keyspace {
+    /// A value as it is on the disk.
+    pub fn raw(&self, key: &[u8]) -> Vec<u8> {
+        let value = self.inner.get(key).ok().flatten();
+        value.map(|value| value.to_vec()).unwrap_or_default()
+    }
+
+    pub fn put_raw(&self, key: &[u8], value: &[u8]) {
+        let put = self.inner.insert(key, value);
+        assert!(put.is_ok());
+    }
+
     pub fn is_empty(&self) -> Result<bool> {
-        Ok(self.0.is_empty()?)
+        Ok(self.inner.is_empty()?)
     }
 
     pub fn disk_bytes(&self) -> u64 {
-        self.0.disk_space()
+        self.inner.disk_space()
     }
 
     /// Full memtables that are not written to tables yet.
     pub fn sealed_memtables(&self) -> usize {
-        self.0.sealed_memtable_count()
+        self.inner.sealed_memtable_count()
     }
 
     /// The worker writes none of its memtables to a table while this is held.
     pub fn hold_flushes(&self) -> impl Sized + '_ {
         use fjall::AbstractTree as _;
-        self.0.tree.get_flush_lock()
+        self.inner.tree.get_flush_lock()
     }
 
     /// The first and the last key of each table.
     pub fn table_ranges(&self) -> Vec<(Slice, Slice)> {
         use fjall::AbstractTree as _;
-        let version = self.0.tree.current_version();
+        let version = self.inner.tree.current_version();
         let ranges = version.iter_tables().map(|table| {
             let range = &table.metadata.key_range;
             (Slice(range.min().clone()), Slice(range.max().clone()))

@@ -22,12 +22,14 @@ pub use send::{Answered, GivenUp, Outcome, Outgoing, Received};
 pub use timer::{Dead, Expiry, Firing, Timer, When};
 
 use crate::{
-    level::{EFFECTS_FROM, HTTP_FROM, Level, SENDS_FROM},
+    client::Client,
+    level::{EFFECTS_FROM, HTTP_FROM, IDENTITY_FROM, Level, SENDS_FROM},
     limits,
 };
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
-/// What a message comes from, if not from a client.
+/// What a message comes from, if not from a client of whom nothing is known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Origin {
     /// A timer of the session's own.
@@ -42,6 +44,8 @@ pub enum Origin {
     Part(http::Part),
     /// Its subscribers: whether there are any now.
     Presence(bool),
+    /// A client that was shown to be somebody. From [`IDENTITY_FROM`] on.
+    Client(Arc<Client>),
 }
 
 /// How long after so many failures something is tried again, in milliseconds.
@@ -70,13 +74,31 @@ impl Origin {
             Self::Timer(_) => EFFECTS_FROM,
             Self::Session(_) | Self::Answer(_) => SENDS_FROM,
             Self::Http(_) | Self::Part(_) | Self::Presence(_) => HTTP_FROM,
+            Self::Client(_) => IDENTITY_FROM,
+        }
+    }
+
+    /// The client that it is, if it is one.
+    pub fn client(&self) -> Option<&Arc<Client>> {
+        match self {
+            Self::Client(client) => Some(client),
+            Self::Timer(_)
+            | Self::Session(_)
+            | Self::Answer(_)
+            | Self::Http(_)
+            | Self::Part(_)
+            | Self::Presence(_) => None,
         }
     }
 
     /// How many sends led to the message, one after the other.
     pub fn hops(&self) -> u32 {
         match self {
-            Self::Timer(_) | Self::Http(_) | Self::Part(_) | Self::Presence(_) => 0,
+            Self::Timer(_)
+            | Self::Http(_)
+            | Self::Part(_)
+            | Self::Presence(_)
+            | Self::Client(_) => 0,
             Self::Session(received) => received.hops,
             Self::Answer(answered) => answered.hops,
         }

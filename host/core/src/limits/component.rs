@@ -112,3 +112,9 @@ pub const FUNCTION_BRANCH_TARGETS_MAX: u64 = 16_384;
 pub const COMPONENT_BRANCH_TARGETS_MAX: u64 = 1_000_000;
 /// Of a component, or its code, that is written to the disk before the next sync.
 pub const DISK_PIECE_BYTES: usize = 1024 * 1024;
+/// A component's signature: Ed25519 has 64 bytes, ECDSA on P-256 up to 72.
+pub const SIGNATURE_BYTES_MAX: usize = 256;
+/// A signature's file: a bundle of cosign has a few KiB, with what its transparency log says.
+pub const SIGNATURE_FILE_BYTES_MAX: u64 = 256 * 1024;
+/// A file with a key: a few lines of PEM.
+pub const KEY_FILE_BYTES_MAX: u64 = 16 * 1024;

@@ -73,6 +73,35 @@ pub const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bodies up to this size are copied out of the connection's buffer: cheaper than a new buffer a
 /// request, and 32 bytes in a cache do not keep 8 KiB alive.
 pub const BODY_COPY_BYTES_MAX: usize = 4 * 1024;
+/// Requests of one HTTP/2 connection that are under way: what browsers open, and more than the hundred
+/// that the protocol recommends at least (RFC 9113, 6.5.2).
+pub const HTTP2_STREAMS_MAX: u32 = 128;
+/// Requests of all HTTP/2 connections of a listener, for each connection that it may have: with HTTP/1.1 each
+/// has one, so clients of HTTP/2 may keep a node a few times as busy. Past it, a connection may have its
+/// share.
+pub const HTTP2_REQUESTS_PER_CONNECTION: usize = 4;
+/// What a peer may send of bodies before the node takes it, on all of a connection's streams and on
+/// one: this much is held beside the budget, until a request's task has run. Enough for 5 MB/s
+/// at a round trip of 50 ms, and half of it for each of two uploads.
+pub const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
+pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 128 * 1024;
+/// A frame that a peer sends: the least that the protocol allows to be announced.
+pub const HTTP2_FRAME_BYTES_MAX: u32 = 16 * 1024;
+/// Bytes of one stream's answer that wait for the connection's socket; past it, the stream waits.
+pub const HTTP2_SEND_BYTES_MAX: usize = 64 * 1024;
+/// A request that its peer gives up within this time, by resetting its stream, may be meant to cost more than
+/// it does. Later ones are bounded by [`HTTP2_STREAMS_MAX`].
+pub const HTTP2_RESET_AT_ONCE: Duration = Duration::from_secs(1);
+/// How many of these a peer may have, and a second after that: a browser that leaves a page gives up all
+/// of its own. Past it the connection ends.
+pub const HTTP2_RESETS_MAX: f64 = 1_000.0;
+pub const HTTP2_RESETS_PER_SECOND: f64 = 33.0;
+/// Streams of a connection that broke the protocol, after which it ends: clients that work break none.
+pub const HTTP2_STREAM_ERRORS_MAX: usize = 1_024;
+/// How often an HTTP/2 connection with requests under way from which nothing comes is pinged.
+pub const HTTP2_PING: Duration = Duration::from_secs(20);
+/// Pings in a row after which nothing came, not even their answers, and the connection ends.
+pub const HTTP2_PINGS_MAX: u32 = 2;
 /// Memory for what connections hold: bodies and frames that arrive, answers and events that wait
 /// for their readers. Counts alone don't bound it: a thousand messages wait in a mailbox, and
 /// there are hundreds of these.
@@ -129,3 +158,27 @@ pub const RESUBSCRIBE_MIN: Duration = Duration::from_millis(5);
 pub const RESUBSCRIBE_MAX: Duration = Duration::from_secs(1);
 /// Tries in a row without success after which the stream or socket ends with an error.
 pub const RESUBSCRIBE_TRIES_MAX: u32 = 40;
+/// A client's TLS handshake: what a slow phone on a bad line needs, and a client that is silent may have.
+pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes that a client sends in it: the largest message that TLS libraries take, for a chain of certificates.
+pub const TLS_HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
+/// What TLS may hold towards a peer that does not read: a record of an answer's piece
+/// ([`ANSWER_PIECE_BYTES`]), and what a record needs beside it.
+pub const TLS_WRITE_BYTES: usize = 16 * 1024;
+/// A record of TLS with what encryption adds (RFC 8446, 5.2), and one read beyond it.
+pub const TLS_RECORD_BYTES_MAX: usize = 22 * 1024;
+/// How often the files of certificates are looked at.
+pub const TLS_LOOK: Duration = Duration::from_secs(5);
+/// A file of certificates or a key; the system's whole list of authorities is a quarter of it.
+pub const TLS_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// A certificate that expires within this time is warned of. Those who issue for 90 days renew 30 days before.
+pub const TLS_EXPIRY_WARN: Duration = Duration::from_secs(14 * 24 * 3_600);
+/// The name in a client's certificate.
+pub const CERTIFICATE_NAME_BYTES_MAX: usize = 256;
+/// Life of the certificates that `slotd tls init` makes for listeners and clients: browsers take those of
+/// public authorities for 398 days at most, and a renewal each year is not forgotten more than one each ten.
+pub const LISTENER_CERTIFICATE_LIFE: Duration = Duration::from_secs(397 * 24 * 3_600);
+/// Life of the authority that it makes for them: every client has to be given another one then.
+pub const LISTENER_AUTHORITY_LIFE: Duration = Duration::from_secs(3_650 * 24 * 3_600);
+/// A client's name in a certificate: what X.509 lets a common name have.
+pub const CLIENT_NAME_BYTES_MAX: usize = 64;

@@ -11,6 +11,7 @@
 //! | `service.rs` | services: deployments, swaps, removal, counts |
 //! | `plugin.rs` | plugins at work: calls, host calls, instances and their memory |
 //! | `component.rs` | components: uploads, compiling, and what one may be made of |
+//! | `access.rs` | who may do what: tokens, the policy |
 //! | `http.rs` | the listeners: connections, uploads, event streams, WebSockets |
 //! | `store.rs` | the data directory: disk space, caches, the single node's log, the state store |
 //! | `log.rs` | the log of slots, in a cluster on JetStream |
@@ -20,9 +21,12 @@
 //! | `peer.rs` | links between nodes, and the cluster's secret |
 //! | `registry.rs` | the registry of a cluster: catalogue, placement, components |
 //! | `nats.rs` | connections to NATS servers, and those that slotd starts |
+//! | `audit.rs` | the audit log: lines, files, what is kept |
 //! | `node.rs` | the process: configuration files, threads, the watchdog, start and stop |
 //! | `output.rs` | log lines, standard output and error |
 
+mod access;
+mod audit;
 mod cluster;
 mod component;
 mod effects;
@@ -42,6 +46,8 @@ mod slot;
 mod snapshot;
 mod store;
 
+pub use access::*;
+pub use audit::*;
 pub use cluster::*;
 pub use component::*;
 pub use effects::*;

@@ -6,6 +6,15 @@ use std::time::Duration;
 pub const BODY_BYTES_DEFAULT: usize = 256 * 1024;
 /// The most that the body limit can be configured to: a batch must fit one log record.
 pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// A client's subject: longer than what issuers give out (OpenID Connect allows 255), and no longer, as
+/// it is kept with each of its messages.
+pub const CLIENT_SUBJECT_BYTES_MAX: usize = 256;
+/// Claims of a client that are kept with each of its messages: those that handlers decide by, not all
+/// of a token.
+pub const CLIENT_CLAIMS_MAX: usize = 32;
+/// A client's identity in all. It is written with each message, which is a few hundred bytes without; and
+/// a page of history has to fit one answer between nodes with the identities of all its entries.
+pub const CLIENT_BYTES_MAX: usize = 4 * 1024;
 /// Time from a request's arrival to its answer; past it the caller gets 504 `outcome-unknown`.
 pub const REQUEST_DEADLINE_DEFAULT: Duration = Duration::from_secs(15);
 /// Entries in one page of history or of a listing.

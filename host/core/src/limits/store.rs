@@ -56,3 +56,10 @@ pub const REOPEN_RETRY_MIN: Duration = Duration::from_millis(200);
 pub const REOPEN_RETRY_MAX: Duration = Duration::from_secs(5);
 /// How often the store's background thread looks for work.
 pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Keys that what is kept is sealed with: the one in use, and earlier ones.
+pub const SEAL_KEYS_MAX: usize = 16;
+/// Of the file that has them, or of what a command prints: some 45 bytes each, and comments.
+pub const SEAL_KEYS_BYTES_MAX: u64 = 64 * 1024;
+/// For a command that prints them: it may ask a service elsewhere, and nothing starts before it has answered.
+pub const SEAL_COMMAND_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);

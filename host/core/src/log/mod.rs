@@ -9,6 +9,7 @@
 pub(crate) mod conformance;
 pub mod jetstream;
 pub mod record;
+pub mod sealed;
 
 use crate::names::SlotId;
 use bytes::Bytes;

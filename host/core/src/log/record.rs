@@ -6,10 +6,12 @@ mod entry;
 mod framed;
 
 use crate::{
+    client::Client,
     effects::{Caused, Change, Origin, send::Mark},
     level::{EFFECTS_FROM, HTTP_FROM, Level, NEWEST, OLDEST, SENDS_FROM},
     log::{LogError, Term},
     names::{ServiceName, SessionKey, SlotId},
+    seal::Keyring,
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -110,7 +112,7 @@ pub struct Entry {
     /// The deployment that handled it.
     pub deployment: DeploymentId,
     pub events: Vec<Event>,
-    /// What it comes from; `None`: a client.
+    /// What it comes from; `None`: a client of whom nothing is known.
     pub origin: Option<Box<Origin>>,
     /// What it has led to. From [`HTTP_FROM`] on.
     pub caused: Vec<Caused>,
@@ -121,7 +123,20 @@ impl Entry {
     pub fn memory(&self) -> usize {
         let events = self.events.iter().map(Event::memory).sum::<usize>();
         let caused = self.caused.iter().map(|it| size_of::<Caused>() + it.memory());
-        size_of::<Self>() + self.body.len() + self.reply.len() + events + caused.sum::<usize>()
+        let client = self.client().map_or(0, |client| client.memory());
+        let caused = caused.sum::<usize>();
+        size_of::<Self>() + self.body.len() + self.reply.len() + events + caused + client
+    }
+
+    /// What a page of a history has of it, but for its events.
+    pub fn page_bytes(&self) -> usize {
+        let client = self.client().map_or(0, |client| client.bytes());
+        self.body.len() + self.reply.len() + client
+    }
+
+    /// The client that sent it, if one did that was shown to be somebody.
+    pub fn client(&self) -> Option<&Arc<Client>> {
+        self.origin.as_deref().and_then(Origin::client)
     }
 
     /// The idempotency key, unless a node of the cluster made it.
@@ -222,8 +237,7 @@ impl Record {
         let events = entry.events.iter();
         FIXED
             + message.key.session.as_str().len()
-            + entry.body.len()
-            + entry.reply.len()
+            + entry.page_bytes()
             + writes.map(|w| w.key.len() + w.value.as_ref().map_or(0, Bytes::len)).sum::<usize>()
             + events.map(|e| e.kind.len() + e.content_type.len() + e.body.len()).sum::<usize>()
             + entry.caused.iter().map(|it| 16 + it.memory()).sum::<usize>()
@@ -291,7 +305,7 @@ impl Batch {
             Some((&BATCH_FORMAT, rest)) => postcard::take_from_bytes(rest)
                 .map(|(head, _)| head)
                 .map_err(|e| broken(e.to_string())),
-            Some((&framed::FORMAT, rest)) => framed::peek(rest).map_err(broken),
+            Some((&(framed::FORMAT | SEALED), rest)) => framed::peek(rest).map_err(broken),
             _ => Self::decode(bytes).map(|batch| (batch.slot, batch.term, batch.attempt)),
         }
     }
@@ -304,13 +318,49 @@ impl Batch {
                 postcard::from_bytes(rest).map_err(|e| broken(e.to_string()))
             }
             Some((&framed::FORMAT, rest)) => framed::decode(rest).map_err(broken),
+            Some((&SEALED, _)) => Err(LogError::Corrupt(
+                "a batch is sealed, and this node has no key: set seal.key_file".into(),
+            )),
             Some((format, _)) => Err(LogError::Corrupt(format!(
-                "a batch has format {format}; this slotd reads {BATCH_FORMAT} to {}",
-                framed::FORMAT
+                "a batch has format {format}; this slotd reads {BATCH_FORMAT} to {SEALED}"
             ))),
             None => Err(LogError::Corrupt("an empty batch".into())),
         }
     }
+}
+
+/// A batch that is sealed: see [`super::sealed`].
+const SEALED: u8 = 3;
+
+/// An encoded batch, sealed if there is a key that seals.
+///
+/// # Errors
+/// [`LogError::Unavailable`]: a bug; nothing may be appended in its place.
+pub(super) fn sealed(batch: &Bytes, keys: &Keyring) -> Result<Bytes, LogError> {
+    if keys.sealing().is_none() {
+        return Ok(batch.clone());
+    }
+    let unsealed = |why: String| LogError::Unavailable(format!("a batch can't be sealed: {why}"));
+    let place = Batch::peek(batch)?;
+    let mut out = Vec::with_capacity(64 + batch.len());
+    out.push(SEALED);
+    out = postcard::to_extend(&place, out).map_err(|e| unsealed(e.to_string()))?;
+    let place = out.clone();
+    keys.seal(&[b"batch", &place], batch, &mut out).map_err(unsealed)?;
+    Ok(out.into())
+}
+
+/// What a batch was before it was sealed; `None`: it is not sealed.
+///
+/// # Errors
+/// [`LogError::Corrupt`].
+pub fn opened(batch: &[u8], keys: &Keyring) -> Result<Option<Bytes>, LogError> {
+    let Some(rest) = batch.strip_prefix(&[SEALED]) else { return Ok(None) };
+    let place = postcard::take_from_bytes::<(SlotId, Term, u128)>(rest);
+    let (_, sealed) = place.map_err(|e| broken(e.to_string()))?;
+    let place = &batch[..batch.len() - sealed.len()];
+    let opened = keys.open(&[b"batch", place], sealed);
+    opened.map(|batch| Some(batch.into())).map_err(|e| broken(e.to_string()))
 }
 
 fn broken(why: String) -> LogError {

@@ -4,6 +4,7 @@ mod gone;
 mod live;
 mod read;
 
+pub use crate::client::Client;
 pub use gone::{Purpose, gone};
 pub use live::Queued;
 pub(crate) use live::hold_backlog;
@@ -14,6 +15,7 @@ pub use read::{History, PinInfo, Purged, Range, ReadBy, SessionInfo};
 
 use crate::{
     error::Error,
+    level::{HTTP_FROM, IDENTITY_FROM, Level},
     log::record::INTERNAL_KEY,
     names::{ServiceName, SlotId},
     position::Incarnation,
@@ -36,9 +38,22 @@ pub struct Incoming {
     pub body: Bytes,
     /// What it is a part of. It is not kept with the message, but goes on to what that leads to.
     pub trace: Option<Trace>,
+    /// Who its client was shown to be; `None`: nobody, or it is of no client. It is kept as the
+    /// message's origin.
+    pub client: Option<Arc<Client>>,
 }
 
 impl Incoming {
+    /// Without what not every node knows at this feature level, nor may be kept at it.
+    #[must_use]
+    pub fn at_level(self, level: Level) -> Self {
+        Self {
+            trace: self.trace.filter(|_| level >= HTTP_FROM),
+            client: self.client.filter(|_| level >= IDENTITY_FROM),
+            ..self
+        }
+    }
+
     /// The idempotency key, unless a node of the cluster made it.
     pub fn client_key(&self) -> Option<&str> {
         self.id.as_deref().filter(|id| !id.starts_with(INTERNAL_KEY))

@@ -16,6 +16,7 @@ use crate::{
     names::is_cluster_name,
     random,
     telemetry::{metrics::metrics, repeats},
+    tls::ClientFiles,
 };
 use async_nats::{ConnectErrorKind, ConnectOptions, Event, ServerAddr, jetstream};
 use inbox::{Inbox, Waiters};
@@ -37,6 +38,9 @@ pub struct NatsOptions {
     pub servers: Vec<String>,
     /// A NATS credentials file (JWT and seed).
     pub credentials: Option<PathBuf>,
+    /// With an authority or a certificate, servers are spoken to over TLS only. Read again for each
+    /// connection.
+    pub tls: ClientFiles,
     /// The cluster's name: prefix of all streams, subjects and buckets.
     pub cluster: String,
     /// Copies of each stream: 1, 3 or 5.
@@ -188,16 +192,15 @@ impl Nats {
         }
     }
 
-    /// Whether the servers behind these monitoring URLs (`http://host:8222`) fsync before they
-    /// acknowledge. A client has no other way to see it.
+    /// Whether the servers behind these monitoring URLs (`http://host:8222`, or `https://` with
+    /// `tls`) fsync before they acknowledge. A client has no other way to see it.
     ///
     /// # Errors
     /// [`NatsError::Refused`] if one does not: a power loss would lose acknowledged messages.
     /// [`NatsError::Unavailable`] if one does not answer.
-    pub async fn check_sync(monitors: &[String]) -> Result<(), NatsError> {
+    pub async fn check_sync(monitors: &[String], tls: &ClientFiles) -> Result<(), NatsError> {
         for url in monitors {
-            let host_port = url.trim_start_matches("http://").trim_end_matches('/');
-            let about = monitor::get(host_port, "/varz").await;
+            let about = monitor::get_url(url, "/varz", tls).await;
             let about = about.map_err(|e| NatsError::Unavailable(format!("{url}: {e}")))?;
             let name = about["server_name"].as_str().unwrap_or("?");
             if about["jetstream"]["config"]["sync_always"] != true {
@@ -280,6 +283,21 @@ async fn connect_options(
         connect = connect.credentials_file(path).await.map_err(|e| {
             NatsError::Refused(format!("NATS credentials file {}: {e}", path.display()))
         })?;
+    }
+    if options.tls != ClientFiles::default() {
+        // async-nats reads the files, and would wait for them to become right.
+        let tls = options.tls.clone();
+        let read = crate::task::blocking(move || tls.config().map(drop)).await;
+        let read = read.map_err(|e| NatsError::Unavailable(e.to_string()))?;
+        read.map_err(|e| NatsError::Refused(format!("TLS to NATS: {e}")))?;
+        connect = connect.require_tls(true);
+        let ClientFiles { authority, certificate } = &options.tls;
+        if let Some(path) = authority {
+            connect = connect.add_root_certificates(path.clone());
+        }
+        if let Some((certificate, key)) = certificate {
+            connect = connect.add_client_certificate(certificate.clone(), key.clone());
+        }
     }
     // async-nats reads none of it from the URLs.
     let mut users = servers.iter().map(|server| (server.username(), server.password()));

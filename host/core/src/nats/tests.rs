@@ -12,6 +12,7 @@ fn options(servers: Vec<String>) -> NatsOptions {
     NatsOptions {
         servers,
         credentials: None,
+        tls: Default::default(),
         cluster: format!("t{:016x}", crate::random::seed()),
         replicas: 1,
         streams: 1,
@@ -124,12 +125,14 @@ async fn servers_that_acknowledge_before_they_sync_are_found() {
     local.sync_always = false;
     let lazy = LocalServers::start(local).await.unwrap();
     let eager = LocalServers::start(LocalOptions::new(1, eager.path())).await.unwrap();
-    Nats::check_sync(&eager.monitor_urls()).await.unwrap();
+    Nats::check_sync(&eager.monitor_urls(), &ClientFiles::default()).await.unwrap();
     let both = [eager.monitor_urls(), lazy.monitor_urls()].concat();
-    let message = Nats::check_sync(&both).await.unwrap_err();
+    let message = Nats::check_sync(&both, &ClientFiles::default()).await.unwrap_err();
     assert!(matches!(message, NatsError::Refused(_)));
     assert!(message.to_string().contains("sync_interval: always"), "{message}");
-    let nobody = Nats::check_sync(&["http://127.0.0.1:1".into()]).await.unwrap_err();
+    let nobody = Nats::check_sync(&["http://127.0.0.1:1".into()], &ClientFiles::default())
+        .await
+        .unwrap_err();
     assert!(matches!(nobody, NatsError::Unavailable(_)), "{nobody}");
     // And three replicas on one server are none.
     let message = refused(NatsOptions { replicas: 3, ..options(eager.urls()) }).await;
@@ -167,4 +170,116 @@ fn reconnects_back_off_within_bounds() {
         assert!(delay >= limits::NATS_RECONNECT_MIN / 2 && delay <= limits::NATS_RECONNECT_MAX);
     }
     assert!(reconnect_delay(60) >= limits::NATS_RECONNECT_MAX / 2);
+}
+
+/// An authority, a server's certificate for 127.0.0.1, and a client's, as files.
+fn certificates(dir: &std::path::Path) -> ClientFiles {
+    use rcgen::{
+        BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose as Purpose, IsCa, Issuer,
+        KeyPair, SanType,
+    };
+    std::fs::create_dir_all(dir).unwrap();
+    let write = |name: &str, text: String| {
+        let path = dir.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let authority = write("ca.pem", params.self_signed(&key).unwrap().pem());
+    let issuer = Issuer::new(params, key);
+    let issue = |name: &str, purpose: Purpose| {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::IpAddress([127, 0, 0, 1].into())];
+        params.extended_key_usages = vec![purpose];
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &issuer).unwrap().pem();
+        let certificate = write(&format!("{name}.pem"), certificate);
+        (certificate, write(&format!("{name}.key"), key.serialize_pem()))
+    };
+    issue("server", Purpose::ServerAuth);
+    let certificate = Some(issue("client", Purpose::ClientAuth));
+    ClientFiles { authority: Some(authority), certificate }
+}
+
+fn tls_of_server(dir: &std::path::Path) -> String {
+    let file = |name: &str| dir.join(name).display().to_string();
+    format!(
+        "tls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, verify: true }}\n",
+        file("server.pem"),
+        file("server.key"),
+        file("ca.pem")
+    )
+}
+
+/// Without it messages would go to NATS in clear, or to a server that only says it is one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_that_verify_are_spoken_to_over_tls() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = dir.path().join("own");
+    let tls = certificates(&own);
+    let config = tls_of_server(&own);
+    let options_of = LocalOptions { config, ..LocalOptions::new(1, dir.path()) };
+    let servers = LocalServers::start(options_of).await.unwrap();
+    let with = |tls: ClientFiles| NatsOptions {
+        tls,
+        boot_wait: Duration::from_millis(300),
+        ..options(servers.urls())
+    };
+    let nats =
+        Nats::connect(NatsOptions { boot_wait: Duration::from_secs(60), ..with(tls.clone()) });
+    assert!(nats.await.unwrap().answers(Duration::from_secs(20)).await);
+
+    let elsewhere = certificates(&dir.path().join("other"));
+    let nobody = ClientFiles { certificate: None, ..tls.clone() };
+    let of_others = ClientFiles { authority: elsewhere.authority.clone(), ..tls.clone() };
+    for wrong in [nobody, of_others] {
+        let error = Nats::connect(with(wrong.clone())).await.err().unwrap();
+        assert!(matches!(error, NatsError::Unavailable(_)), "{wrong:?}: {error}");
+    }
+    // What is wrong with the files is no reason to wait.
+    let (certificate, _) = tls.certificate.clone().unwrap();
+    let (_, key) = elsewhere.certificate.unwrap();
+    let unfit = ClientFiles { certificate: Some((certificate, key)), ..tls.clone() };
+    let message = refused(with(unfit)).await;
+    assert!(message.contains("is not that of the certificate"), "{message}");
+    let gone = ClientFiles { authority: Some(dir.path().join("none")), ..tls };
+    assert!(refused(with(gone)).await.contains("can't be read"));
+}
+
+/// Without it servers whose monitoring port speaks TLS could not be checked for what a power loss would
+/// cost.
+#[tokio::test]
+async fn monitoring_ports_may_speak_tls() {
+    struct Killed(std::process::Child);
+    impl Drop for Killed {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let tls = certificates(dir.path());
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let config = format!(
+        "port: -1\nhttps: \"127.0.0.1:{port}\"\n{}jetstream {{ store_dir: {:?}, sync_interval: always }}\n",
+        tls_of_server(dir.path()),
+        dir.path().join("data"),
+    );
+    let file = dir.path().join("nats.conf");
+    std::fs::write(&file, config).unwrap();
+    let mut command = std::process::Command::new(find::find().unwrap().path);
+    command.arg("--config").arg(file).stderr(std::process::Stdio::null());
+    let _server = Killed(command.spawn().unwrap());
+    let url = [format!("https://127.0.0.1:{port}/")];
+    let started = crate::clock::now();
+    while let Err(error) = Nats::check_sync(&url, &tls).await {
+        assert!(matches!(error, NatsError::Unavailable(_)), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(20), "{error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let others = certificates(&dir.path().join("other"));
+    assert!(matches!(Nats::check_sync(&url, &others).await, Err(NatsError::Unavailable(_))));
 }

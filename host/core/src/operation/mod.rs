@@ -36,6 +36,7 @@ pub use subscribe::Subscribe;
 
 use crate::{
     error::Error,
+    level::Level,
     message::Purpose,
     names::{ServiceName, SlotId},
 };
@@ -62,6 +63,12 @@ pub trait Operation: Clone + Send + Sync + 'static {
     /// It need not reflect everything acknowledged before.
     fn may_be_stale(&self) -> bool {
         false
+    }
+
+    /// Without what not every node knows at this feature level.
+    #[must_use]
+    fn at_level(self, _: Level) -> Self {
+        self
     }
 
     /// Checks an answer on the node that sent the request for a client.

@@ -6,7 +6,8 @@ use super::{
 };
 use crate::{
     error::Error,
-    message::{Answer, Consistency, Purpose},
+    level::{IDENTITY_FROM, Level},
+    message::{Answer, Client, Consistency, Purpose},
     names::{ServiceName, SessionKey, SlotId},
 };
 use bytes::Bytes;
@@ -18,7 +19,13 @@ pub struct Query {
     pub content_type: String,
     pub body: Bytes,
     pub consistency: Consistency,
+    /// As a message's.
+    pub client: Option<Arc<Client>>,
 }
+
+const QUERY: u32 = 1;
+/// One of a client that was shown to be somebody. Only at a feature level at which all nodes know it.
+const OF_CLIENT: u32 = 18;
 
 impl Operation for Query {
     type Answer = Answer;
@@ -33,21 +40,32 @@ impl Operation for Query {
     fn may_be_stale(&self) -> bool {
         self.consistency.is_local()
     }
+    fn at_level(self, level: Level) -> Self {
+        Self { client: self.client.filter(|_| level >= IDENTITY_FROM), ..self }
+    }
 }
 
 impl Forwarded for Query {
-    const TAGS: &[u32] = &[1];
+    const TAGS: &[u32] = &[QUERY, OF_CLIENT];
 
     fn slot(&self, slot_count: u16) -> SlotId {
         self.key.slot(slot_count)
     }
     fn encode(self) -> Result<Parts, Error> {
-        parts(Self::TAGS[0], &(self.key, self.content_type, self.consistency.is_local()), self.body)
+        let fields = (self.key, self.content_type, self.consistency.is_local());
+        match self.client {
+            None => parts(QUERY, &fields, self.body),
+            Some(client) => parts(OF_CLIENT, &(fields, client), self.body),
+        }
     }
-    fn decode(_: u32, fields: &[u8], body: Bytes) -> Result<Self, String> {
-        let (key, content_type, local) = value(fields)?;
+    fn decode(tag: u32, fields: &[u8], body: Bytes) -> Result<Self, String> {
+        let (fields, client): ((SessionKey, String, bool), _) = match tag {
+            QUERY => (value(fields)?, None),
+            _ => value(fields).map(|(fields, client)| (fields, Some(client)))?,
+        };
+        let (key, content_type, local) = fields;
         let (body, consistency) = (detached(body), Consistency::local(local));
-        Ok(Self { key, content_type, body, consistency })
+        Ok(Self { key, content_type, body, consistency, client })
     }
 }
 

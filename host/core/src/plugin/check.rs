@@ -278,6 +278,9 @@ mod tests {
         let timing = inspect(&testkit::timing_guest());
         assert_eq!(timing.problems, [""; 0]);
         assert!(timing.effects.contains(&"session.expire".to_owned()), "{:?}", timing.effects);
+        // Who a client is is no effect.
+        let asking = inspect(&testkit::asking_guest());
+        assert_eq!((asking.problems.len(), asking.effects), (0, vec!["effects.emit".to_owned()]));
         // And which hosts it may reach.
         let requesting = inspect(&testkit::requesting_guest());
         assert_eq!(requesting.problems, [""; 0]);

@@ -1,6 +1,7 @@
 //! The functions of `wit/` that a guest calls. Each is pure computation on the call's state; a
 //! fault ends the call by a trap, and is kept in the call as the error for the caller.
 
+mod client;
 mod http;
 
 use super::{

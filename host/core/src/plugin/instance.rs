@@ -20,6 +20,7 @@ use crate::{
     effects::Origin,
     error::Rejection,
     limits,
+    message::Client,
     names::{SessionId, SessionKey},
     telemetry::metrics,
     text::{self, Keep},
@@ -79,8 +80,10 @@ pub(super) struct Current {
     pub(super) seq: u64,
     pub(super) time_ms: u64,
     pub(super) state: Box<dyn State>,
-    /// What the message comes from; `None`: a client.
+    /// What the message comes from; `None`: a client of whom nothing is known.
     pub(super) origin: Option<Box<Origin>>,
+    /// Who sent the message, or asks; `None`: nobody was shown to be it.
+    pub(super) client: Option<Arc<Client>>,
     pub(super) events: Events,
     pub(super) ephemeral: Events,
     pub(super) host_calls: u32,
@@ -224,6 +227,12 @@ impl Inner {
                 Input::Handle { origin, .. } => origin.clone(),
                 _ => None,
             },
+            client: match input {
+                // As it is recorded.
+                Input::Handle { origin, .. } => origin.as_deref().and_then(Origin::client).cloned(),
+                Input::Query { client, .. } => client.clone(),
+                Input::Migrate { .. } => None,
+            },
             events: Events::default(),
             ephemeral: Events::default(),
             host_calls: 0,
@@ -251,7 +260,9 @@ impl Inner {
             Input::Handle { message: incoming, origin } => {
                 let origin = match origin.as_deref() {
                     // No guest is called for a part.
-                    None | Some(Origin::Part(_)) => GuestOrigin::Client(incoming.sender.as_deref()),
+                    None | Some(Origin::Client(_) | Origin::Part(_)) => {
+                        GuestOrigin::Client(incoming.sender.as_deref())
+                    }
                     Some(Origin::Timer(firing)) => GuestOrigin::Timer(&firing.name),
                     Some(Origin::Session(_) | Origin::Answer(_) | Origin::Presence(_)) => {
                         GuestOrigin::Session(from)
@@ -273,7 +284,7 @@ impl Inner {
                     Err(rejection) => Err(check_rejection(rejection)),
                 }))
             }
-            Input::Query { content_type, body } => {
+            Input::Query { content_type, body, .. } => {
                 let query = QueryRequest { session, seq, content_type, body, time_ms };
                 let call = pin!(self.handler.call_query(&mut self.store, query));
                 Some(unless_stuck(signal, limit, call).await?.map(|answer| match answer {
@@ -530,6 +541,6 @@ fn session_of(input: &Input, own: &SessionKey) -> String {
         Origin::Session(received) => received.from.to_string(),
         Origin::Answer(answered) => answered.of.to_string(),
         Origin::Presence(_) => own.to_string(),
-        Origin::Timer(_) | Origin::Http(_) | Origin::Part(_) => String::new(),
+        Origin::Timer(_) | Origin::Http(_) | Origin::Part(_) | Origin::Client(_) => String::new(),
     }
 }

@@ -42,7 +42,7 @@ use crate::{
     effects::{Expiry, Origin, Outgoing, Timer, http},
     error::{Rejection, StateError},
     log::record::Event,
-    message::Incoming,
+    message::{Client, Incoming},
     names::SessionKey,
 };
 use bytes::Bytes;
@@ -139,17 +139,17 @@ pub enum Input {
     Handle {
         /// Shared with whoever records it, who is alone with it again after the call.
         message: Arc<Incoming>,
-        /// `None`: a client.
+        /// `None`: a client of whom nothing is known.
         origin: Option<Box<Origin>>,
     },
     Query {
         content_type: String,
         body: Bytes,
+        /// Who asks, if that was shown.
+        client: Option<Arc<Client>>,
     },
     /// From the version (human, else short digest) whose shape the state has.
-    Migrate {
-        from: String,
-    },
+    Migrate { from: String },
 }
 
 /// How one call ended. The state comes back in every case.

@@ -259,6 +259,53 @@ pub fn requesting_guest() -> Vec<u8> {
     ])
 }
 
+/// The guest against the current version of the interface, with one more thing that it does: `I` and `k`, `s` or `c` reply
+/// with the kind of its client, its subject, or the value of its first claim, and with nothing where there is none.
+/// Its `migrate` traps where it is told of a client.
+pub fn asking_guest() -> Vec<u8> {
+    let log = "  (import \"slotd:slot/log@";
+    let client = "  (import \"slotd:slot/client@1.0.0\" (instance $client
+    (type $i (record (field \"subject\" (option string)) (field \"kind\" string)
+      (field \"claims\" (list (tuple string string)))))
+    (export \"identity\" (type $identity (eq $i)))
+    (export \"current\" (func (result (option $identity))))
+  ))\n";
+    let lower = "  (core module $guest";
+    let lowered = "  (core func $current (canon lower (func $client \"current\")
+    (memory $libc \"memory\") (realloc (func $libc \"realloc\"))))\n";
+    let import = "    (import \"host\" \"get\"";
+    let imported = "    (import \"host\" \"current\" (func $current (param i32)))\n";
+    let op = "      (if (i32.eq (local.get $op) (i32.const 0x77)) ;; w";
+    let ops = "      (if (i32.eq (local.get $op) (i32.const 0x49)) ;; I: who asks
+        (then
+          (call $current (i32.const 320))
+          (if (i32.eqz (i32.load8_u (i32.const 320)))
+            (then (return (call $reply (local.get $at) (i32.const 0)))))
+          (local.set $n (i32.load8_u (local.get $at)))
+          (if (i32.eq (local.get $n) (i32.const 0x6b)) ;; k
+            (then (return (call $reply (i32.load (i32.const 336)) (i32.load (i32.const 340))))))
+          (if (i32.eq (local.get $n) (i32.const 0x63)) ;; c
+            (then
+              (local.set $n (i32.load (i32.const 344)))
+              (return (call $reply (i32.load offset=8 (local.get $n))
+                (i32.load offset=12 (local.get $n))))))
+          (return (call $reply (i32.load (i32.const 328))
+            (select (i32.load (i32.const 332)) (i32.const 0) (i32.load8_u (i32.const 324)))))))\n";
+    let migrates = "      (call $set (i32.const 160) (i32.const 4) (local.get $from)";
+    let unasked = "      (call $current (i32.const 320))
+      (if (i32.load8_u (i32.const 320)) (then unreachable))\n";
+    let with = "      (export \"get\" (func $get))";
+    let given = " (export \"current\" (func $current))";
+    grown(&[
+        (log, client, ""),
+        (lower, lowered, ""),
+        (import, imported, ""),
+        (op, ops, ""),
+        (migrates, unasked, ""),
+        (with, "", given),
+    ])
+}
+
 /// The guest against the current version of the interface, with something before and behind some places.
 fn grown(places: &[(&str, &str, &str)]) -> Vec<u8> {
     let mut text = GUEST.to_owned();
@@ -442,12 +489,17 @@ pub(super) fn message(body: &[u8]) -> Input {
         content_type: "text/plain".into(),
         body: Bytes::copy_from_slice(body),
         trace: None,
+        client: None,
     };
     Input::Handle { message: Arc::new(message), origin: None }
 }
 
 pub(super) fn query(body: &[u8]) -> Input {
-    Input::Query { content_type: "text/plain".into(), body: Bytes::copy_from_slice(body) }
+    Input::Query {
+        content_type: "text/plain".into(),
+        body: Bytes::copy_from_slice(body),
+        client: None,
+    }
 }
 
 /// Calls and gives what came of it: the reply's body, or the failure.

@@ -119,6 +119,47 @@ async fn ephemeral_events_come_back_beside_the_others() {
     assert!(failure.is_err_and(|failure| failure.kind() == "limit"));
 }
 
+/// A handler would take one client for another, or a message of no client for a client's; and what it computed when a
+/// message is handled again would be something else.
+#[tokio::test]
+async fn a_guest_sees_who_its_client_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let plugin = host(dir.path()).add(testkit::asking_guest().into()).await.unwrap();
+    let mut instance = plugin.fresh().await.unwrap();
+    let client = |subject: Option<&str>| {
+        let claims = vec![("org".into(), "tea".into()), ("role".into(), "staff".into())];
+        let subject = subject.map(Into::into);
+        Arc::new(Client { kind: "accounts".into(), subject, claims })
+    };
+    let of = |body: &[u8], from: Option<Origin>| {
+        let Input::Handle { message, .. } = message(body) else { unreachable!() };
+        Input::Handle { message, origin: from.map(Box::new) }
+    };
+    let asked = |body: &'static [u8], client| {
+        let (content_type, body) = ("text/plain".into(), Bytes::from_static(body));
+        Input::Query { content_type, body, client }
+    };
+    let firing = crate::effects::Firing { name: "t".into(), due_ms: 1, missed: 0, attempt: 1 };
+    let (ann, nobody) = (client(Some("ann")), client(None));
+    for (input, expected) in [
+        (of(b"Is", Some(Origin::Client(ann.clone()))), "ann"),
+        (of(b"Ik", Some(Origin::Client(ann.clone()))), "accounts"),
+        (of(b"Ic", Some(Origin::Client(ann.clone()))), "tea"),
+        (of(b"Is", Some(Origin::Client(nobody.clone()))), ""),
+        (of(b"Ik", Some(Origin::Client(nobody.clone()))), "accounts"),
+        (of(b"Ik", None), ""),
+        (of(b"Ik", Some(Origin::Timer(firing))), ""),
+        (asked(b"Is", Some(ann.clone())), "ann"),
+        (asked(b"Ic", Some(ann)), "tea"),
+        (asked(b"Is", None), ""),
+    ] {
+        let reply = outcome(&mut instance, input).await.result.unwrap();
+        assert_eq!(reply.body, expected);
+    }
+    // `migrate` is of no client, whoever has sent the message that it comes before.
+    outcome(&mut instance, Input::Migrate { from: "1".into() }).await.result.unwrap();
+}
+
 /// A guest that asks for everything gets no more than a page.
 #[tokio::test]
 async fn a_scan_is_bounded() {
@@ -418,6 +459,7 @@ async fn costs() {
                             content_type: String::new(),
                             body: body.clone(),
                             trace: None,
+                            client: None,
                         }),
                         origin: None,
                     },

@@ -6,7 +6,9 @@
 //! - `node.<name>`: what each node can read, for the feature level in the settings (`readers`);
 //! - `service.<name>`: a [`Service`] of the catalogue, changed by compare-and-swap, so that of two
 //!   concurrent deploys one wins and the other gets an error;
-//! - `placement`: slots that were drained from a node.
+//! - `placement`: slots that were drained from a node;
+//! - `tokens`: the named tokens, whose form is the server's (`slotd-access`): here it is a JSON value;
+//! - `sealed`: which keys the slots' logs and snapshots may be sealed with, if any.
 //!
 //! A task watches the bucket, feeds the node's [`Catalogue`] and wakes waiters. It may be behind,
 //! never ahead, and never goes back: revisions lower than the known one are dropped.
@@ -17,18 +19,21 @@ mod components;
 mod readers;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod watch;
 
 pub use components::Components;
 pub use readers::{Reader, too_old};
+pub use tokens::TokensValue;
 
 use crate::{
     error::{Code, Error},
-    level::{self, FeatureLevel, Level, Unknown},
+    level::{self, FeatureLevel, Level, SEALED_FROM, Unknown},
     limits,
     log::record::DeploymentId,
     names::{ServiceName, SlotId},
     nats::{Nats, NatsError},
+    seal::Keyring,
     service::{Catalogue, catalogue::Service},
 };
 use bucket::{Bucket, BucketError, Swapped};
@@ -70,6 +75,14 @@ pub struct Placement {
     pub unknown: Unknown,
 }
 
+/// The keys that something of the cluster may be sealed with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Sealed {
+    keys: Vec<String>,
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
 /// The cluster's registry. Cheap to clone; the watch ends with the last clone.
 #[derive(Clone)]
 pub struct Registry {
@@ -92,6 +105,7 @@ struct Shared {
     /// The last seen revision of each key.
     revisions: Mutex<HashMap<String, u64>>,
     placement: signal::Sender<Arc<Placement>>,
+    tokens: signal::Sender<TokensValue>,
     level: Arc<FeatureLevel>,
     /// What the nodes can read, by their keys.
     readers: Mutex<HashMap<String, readers::Record>>,
@@ -109,6 +123,7 @@ pub struct Changes {
 const SETTINGS: &str = "settings";
 const PLACEMENT: &str = "placement";
 const SERVICE: &str = "service.";
+const SEALED: &str = "sealed";
 
 impl Drop for Inner {
     fn drop(&mut self) {
@@ -136,6 +151,8 @@ impl Shared {
             bucket::decode::<Placement>(value).map(|placement| {
                 self.placement.send_replace(placement.into());
             })
+        } else if key == tokens::KEY {
+            self.learn_tokens(value)
         } else if key == SETTINGS {
             self.learn_settings(value)
         } else if key.starts_with(readers::NODE) {
@@ -184,6 +201,7 @@ impl Registry {
             catalogue,
             revisions: Mutex::default(),
             placement: signal::Sender::new(Arc::default()),
+            tokens: signal::Sender::new(None),
             level: Arc::new(FeatureLevel::new(settings.level)),
             readers: Mutex::default(),
             changed: signal::Sender::new(0),
@@ -365,6 +383,50 @@ impl Registry {
             Code::StorageUnavailable,
             "too many concurrent changes of the placement; try again",
         ))
+    }
+
+    /// Notes that this node seals with the first of `keys`, if there are any, before it does.
+    ///
+    /// # Errors
+    /// [`NatsError::Refused`]: something is sealed with a key that is not among them, or not all nodes could read
+    /// what is sealed. [`NatsError::Unavailable`].
+    pub async fn seal_with(&self, keys: &Keyring) -> Result<(), NatsError> {
+        let unavailable = |e: BucketError| NatsError::Unavailable(e.to_string());
+        let bucket = &self.inner.bucket;
+        let had: Vec<_> = keys.ids().map(|id| id.to_string()).collect();
+        let mut current = bucket.read(SEALED).await.map_err(unavailable)?;
+        for _ in 0..limits::REGISTRY_SWAP_TRIES {
+            let (revision, mut known) = match &current {
+                Some((revision, value)) => {
+                    let known: Result<Sealed, _> = bucket::decode(value);
+                    (*revision, known.map_err(NatsError::Refused)?)
+                }
+                None => (0, Sealed::default()),
+            };
+            if let Some(id) = known.keys.iter().find(|id| !had.contains(id)) {
+                return Err(NatsError::Refused(format!(
+                    "this cluster has data that is sealed with the key {id}, which this node does not have: give it \
+                     that key in seal.key_file"
+                )));
+            }
+            let first = keys.sealing().map(|id| id.to_string());
+            let Some(first) = first.filter(|first| !known.keys.contains(first)) else {
+                return Ok(());
+            };
+            let level = self.level().get();
+            if level < SEALED_FROM {
+                return Err(NatsError::Refused(format!(
+                    "data of a cluster can be sealed from feature level {SEALED_FROM} on, and this one is at {level}: \
+                     raise it (`slotd level --raise`) before seal.key_file is set"
+                )));
+            }
+            known.keys.push(first);
+            match bucket.swap(SEALED, &known, revision).await.map_err(unavailable)? {
+                Swapped::Won { .. } => return Ok(()),
+                Swapped::Lost { revision, value } => current = Some((revision, value)),
+            }
+        }
+        Err(NatsError::Unavailable("too many concurrent changes of the registry".into()))
     }
 }
 

@@ -91,6 +91,41 @@ async fn of_two_deploys_one_wins_and_all_see_it() {
     assert_eq!(of_c.get(&name()), of_a.get(&name()));
 }
 
+/// Of two operators, one would create a token that is nowhere, or bring a revoked one back; and a node that hears nothing
+/// of it would go on as before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_of_tokens_add_up_and_all_see_them() {
+    let server = Server::start().await;
+    let (a, _) = node(&server, "tokens").await;
+    let (b, _) = node(&server, "tokens").await;
+    let mut seen = b.tokens();
+    assert!(seen.borrow_and_update().is_none(), "none were ever stored");
+    let add = async |registry: &Registry, name: &str| {
+        let change = |before: Option<&serde_json::Value>| {
+            let mut all = before.and_then(|it| it.as_array().cloned()).unwrap_or_default();
+            all.push(name.into());
+            Ok(all.into())
+        };
+        registry.change_tokens(change).await.unwrap();
+    };
+    for round in 0..5 {
+        let names = [format!("a{round}"), format!("b{round}")];
+        tokio::join!(add(&a, &names[0]), add(&b, &names[1]));
+        // Each has its own at once.
+        assert!(a.tokens().borrow().as_ref().unwrap().to_string().contains(&names[0]));
+        assert!(b.tokens().borrow().as_ref().unwrap().to_string().contains(&names[1]));
+    }
+    let whole = |tokens: &TokensValue| {
+        tokens.as_ref().is_some_and(|all| all.as_array().is_some_and(|all| all.len() == 10))
+    };
+    let wait = seen.wait_for(whole);
+    tokio::time::timeout(std::time::Duration::from_secs(20), wait).await.unwrap().unwrap();
+    let refused = a.change_tokens(|_| Err(Error::new(Code::TokenExists, "twice"))).await;
+    assert_eq!(refused.unwrap_err().code, Code::TokenExists);
+    let (c, _) = node(&server, "tokens").await;
+    assert!(whole(&c.tokens().borrow()), "one that starts knows them");
+}
+
 /// A node with another slot count or ring would look for sessions in other places than its peers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_with_other_settings_is_refused() {

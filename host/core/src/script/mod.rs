@@ -19,16 +19,19 @@ use expect::Rejection;
 
 use crate::{
     effects::{Answered, Firing, Received, send::Refusal},
+    message::Client,
     names::SessionKey,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::{Value, value::RawValue};
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 /// The session of a line that names none.
 pub const SESSION_DEFAULT: &str = "test";
+/// How a client was shown to be somebody where a line does not say it.
+pub const CLIENT_KIND_DEFAULT: &str = "token";
 /// The time until a line sets another.
 pub const TIME_MS_DEFAULT: u64 = 1_700_000_000_000;
 
@@ -52,10 +55,12 @@ pub enum Call {
         id: Option<String>,
         content_type: String,
         body: Bytes,
+        client: Option<Arc<Client>>,
     },
     Query {
         content_type: String,
         body: Bytes,
+        client: Option<Arc<Client>>,
     },
     Migrate {
         from: String,
@@ -96,6 +101,8 @@ struct Line {
     kind: Option<Kind>,
     session: Option<String>,
     sender: Option<String>,
+    /// Who the client was shown to be.
+    client: Option<ClientOf>,
     id: Option<String>,
     content_type: Option<String>,
     time_ms: Option<u64>,
@@ -130,6 +137,26 @@ struct Line {
     given: BTreeMap<String, Box<RawValue>>,
     #[serde(default)]
     expect: Expect,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClientOf {
+    kind: Option<String>,
+    subject: Option<String>,
+    #[serde(default)]
+    claims: BTreeMap<String, String>,
+}
+
+impl ClientOf {
+    fn client(self) -> Result<Arc<Client>, String> {
+        let Self { kind, subject, claims } = self;
+        let kind = kind.map_or_else(|| CLIENT_KIND_DEFAULT.into(), Into::into);
+        let subject = subject.map(Into::into);
+        let client = Client { kind, subject, claims: claims.into_iter().collect() };
+        client.check()?;
+        Ok(client.into())
+    }
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -216,6 +243,9 @@ fn step(number: usize, text: &str, time_ms: &mut u64) -> Result<Step, String> {
     if for_message && kind != Kind::Message {
         return Err("`sender` and `id` are of a client's message".into());
     }
+    if line.client.is_some() && !matches!(kind, Kind::Message | Kind::Query) {
+        return Err("`client` is of a client's message, and of a query".into());
+    }
     if line.from.is_none() && matches!(kind, Kind::Migrate | Kind::Answer) {
         return Err("`migrate` needs the version that it comes `from`, and `answer` the session; \
                     or the `status` of an answer to a request"
@@ -250,8 +280,14 @@ fn step(number: usize, text: &str, time_ms: &mut u64) -> Result<Step, String> {
     let (of_type, body) = body(&line, kind)?;
     let content_type = line.content_type.clone().unwrap_or_else(|| of_type.into());
     let call = match kind {
-        Kind::Message => Call::Message { sender: line.sender, id: line.id, content_type, body },
-        Kind::Query => Call::Query { content_type, body },
+        Kind::Message => {
+            let client = line.client.map(ClientOf::client).transpose()?;
+            Call::Message { sender: line.sender, id: line.id, content_type, body, client }
+        }
+        Kind::Query => {
+            let client = line.client.map(ClientOf::client).transpose()?;
+            Call::Query { content_type, body, client }
+        }
         Kind::Migrate => Call::Migrate { from: line.from.unwrap_or_default() },
         Kind::Timer => {
             let firing = Firing {

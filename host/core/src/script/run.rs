@@ -385,7 +385,8 @@ fn timers(asked: &[(Name, Option<Effect>)], time_ms: u64) -> Vec<TimerChange> {
 
 /// A message that no client has sent.
 fn of_session(origin: Option<Box<Origin>>, content_type: String, body: Bytes) -> Input {
-    let message = Incoming { id: None, sender: None, content_type, body, trace: None };
+    let message =
+        Incoming { id: None, sender: None, content_type, body, trace: None, client: None };
     Input::Handle { message: message.into(), origin }
 }
 
@@ -397,14 +398,15 @@ fn input(call: &Call) -> anyhow::Result<Input> {
         Ok(())
     };
     Ok(match call.clone() {
-        Call::Message { sender, id, content_type, body } => {
+        Call::Message { sender, id, content_type, body, client } => {
             size(&body)?;
-            let message = Arc::new(Incoming { id, sender, content_type, body, trace: None });
-            Input::Handle { message, origin: None }
+            let message = Incoming { id, sender, content_type, body, trace: None, client: None };
+            let origin = client.map(|client| Box::new(Origin::Client(client)));
+            Input::Handle { message: Arc::new(message), origin }
         }
-        Call::Query { content_type, body } => {
+        Call::Query { content_type, body, client } => {
             size(&body)?;
-            Input::Query { content_type, body }
+            Input::Query { content_type, body, client }
         }
         Call::Migrate { from } => Input::Migrate { from },
         Call::Timer { firing, content_type, body } => {

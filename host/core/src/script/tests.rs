@@ -110,6 +110,9 @@ fn a_bad_line_is_refused_with_its_number() {
         (r#"{"expect": {"timers": [{"name": "t", "due_ms": 1, "after": "1s"}]}}"#, "`after`"),
         (r#"{"kind": "migrate", "from": "1", "expect": {"reply": 1}}"#, "no reply"),
         (r#"{"expect": {"refused": "no"}}"#, "only `migrate`"),
+        (r#"{"timer": "t", "client": {"subject": "ann"}}"#, "`client` is of a client's message"),
+        (r#"{"client": {"name": "ann"}}"#, "unknown field `name`"),
+        (r#"{"client": {"kind": ""}}"#, "an identity has a kind"),
         (r#"{"expect": {"reply": 1, "trap": true}}"#, "one way"),
         (r#"{"expect": {"reply": 1, "reply_text": ""}}"#, "one reply"),
         (r#"{"expect": {"trap": false}}"#, "true"),
@@ -125,21 +128,29 @@ fn a_bad_line_is_refused_with_its_number() {
 #[test]
 fn a_line_says_what_is_sent() {
     let steps = parse(concat!(
-        r#"{"sender": "ann", "id": "1", "body": {"b": 1.50, "a": "\u00e4"}}"#,
+        r#"{"sender": "ann", "id": "1", "body": {"b": 1.50, "a": "\u00e4"}, "client": {"kind": "accounts", "subject": "u-7", "claims": {"role": "x", "org": "y"}}}"#,
         "\n",
-        r#"{"kind": "query", "session": "s", "time_ms": 7, "body_base64": "AP8="}"#,
+        r#"{"kind": "query", "session": "s", "time_ms": 7, "body_base64": "AP8=", "client": {"subject": "bot"}}"#,
         "\n",
         r#"{"kind": "migrate", "from": "0.1.0", "given": {"k": [1]}}"#,
         "\n",
     ))
     .unwrap();
-    let Call::Message { sender, id, content_type, body } = &steps[0].call else { panic!() };
+    let Call::Message { sender, id, content_type, body, client } = &steps[0].call else { panic!() };
     assert_eq!((sender.as_deref(), id.as_deref()), (Some("ann"), Some("1")));
+    let client = client.as_deref().unwrap();
+    assert_eq!((&*client.kind, client.subject.as_deref()), ("accounts", Some("u-7")));
+    let claims = [("org", "y"), ("role", "x")].map(|(name, value)| (name.into(), value.into()));
+    assert_eq!(client.claims, claims, "a node has them in order");
     assert_eq!(content_type, "application/json");
     assert_eq!(&body[..], br#"{"b": 1.50, "a": "\u00e4"}"#);
     assert_eq!((steps[0].session.as_str(), steps[0].time_ms), (SESSION_DEFAULT, TIME_MS_DEFAULT));
-    let Call::Query { content_type, body } = &steps[1].call else { panic!() };
+    let Call::Query { content_type, body, client: asks } = &steps[1].call else { panic!() };
     assert_eq!((content_type.as_str(), &body[..]), ("application/octet-stream", &[0, 255][..]));
+    assert_eq!(
+        asks.as_deref().map(|it| (&*it.kind, it.subject.as_deref())),
+        Some(("token", Some("bot")))
+    );
     assert_eq!((steps[1].session.as_str(), steps[2].time_ms, steps[2].line), ("s", 7, 3));
     assert_eq!(steps[2].given, [("k".to_owned(), Bytes::from_static(b"[1]"))]);
 }

@@ -30,9 +30,21 @@ pub struct Deployment {
     /// Who deployed it, if the request named the sender.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Arc<str>>,
+    /// The key that had signed it, if one had to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<Signer>,
     /// Fields of later versions.
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+/// A key that has signed a component.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signer {
+    /// Its name in the policy at that time.
+    pub key: Arc<str>,
+    /// Of the public key: names may be given to other keys later.
+    pub fingerprint: Digest,
 }
 
 /// What caused the current generation.
@@ -53,6 +65,8 @@ pub struct Change {
     pub same_state: bool,
     pub by: Option<Arc<str>>,
     pub now_ms: u64,
+    /// The key that has signed the component.
+    pub signer: Option<Signer>,
 }
 
 /// The current deployment of a removed service; no deployment has this number.
@@ -103,6 +117,14 @@ fn is_one(n: &DeploymentId) -> bool {
 }
 fn is_zero(n: &u64) -> bool {
     *n == 0
+}
+
+impl Deployment {
+    /// Whether it has a signature by this key already, or none is to be kept.
+    fn is_signed_by(&self, signer: Option<&Signer>) -> bool {
+        let own = self.signer.as_ref().map(|signer| signer.fingerprint);
+        signer.is_none_or(|signer| own == Some(signer.fingerprint))
+    }
 }
 
 impl Service {
@@ -156,7 +178,10 @@ impl Service {
             unknown: Unknown::default(),
         });
         let runs = service.deployment(service.current);
-        if runs.is_some_and(|d| d.digest == digest && (d.same_state || !change.same_state)) {
+        let says_no_more = |d: &Deployment| {
+            (d.same_state || !change.same_state) && d.is_signed_by(change.signer.as_ref())
+        };
+        if runs.is_some_and(|d| d.digest == digest && says_no_more(d)) {
             return Ok(None);
         }
         let id = service.add(version, digest, change)?;
@@ -176,6 +201,7 @@ impl Service {
             d.digest == digest
                 && version.is_none_or(|v| v == d.version)
                 && d.same_state == change.same_state
+                && d.is_signed_by(change.signer.as_ref())
         };
         if let Some(known) = self.deployments.iter().rfind(same) {
             return Ok(known.id);
@@ -201,6 +227,7 @@ impl Service {
             deployed_ms: change.now_ms,
             same_state: change.same_state,
             by: change.by.clone(),
+            signer: change.signer.clone(),
             unknown: Unknown::default(),
         });
         Ok(id)
@@ -268,7 +295,12 @@ impl Service {
         // made with; a later change without it uses the deployment without it.
         let id = match change.same_state == target.same_state {
             true => target.id,
-            false => service.add(Some(&target.version), target.digest, change)?,
+            // It is the same component, with the signature that it has.
+            false => {
+                let signer = target.signer.clone();
+                let change = Change { signer, ..change.clone() };
+                service.add(Some(&target.version), target.digest, &change)?
+            }
         };
         match service.previous.iter().rposition(|id| *id == target.id) {
             // Deployments after it are the ones rolled back.
@@ -335,6 +367,35 @@ mod tests {
         );
         let again = deploy(Some(&back), 2)?.ok_or_else(|| Error::internal("no change"))?;
         assert_eq!((again.current, again.deployments.len(), again.generation), (2, 3, 6));
+        Ok(())
+    }
+
+    /// A component that is signed later, or by another key, must be able to be one whose signature counts, and what
+    /// is known of it must survive versions that do not know signatures.
+    #[test]
+    fn a_signature_belongs_to_its_deployment() -> Result<(), Error> {
+        let name = ServiceName::parse("chat")?;
+        let none = || Error::internal("no change");
+        let by = |key: &str, n| Signer { key: key.into(), fingerprint: digest(n) };
+        let signed = |key| Change { signer: key, ..Change::default() };
+        let deploy = |s: Option<&Service>, key| {
+            Service::deployed(s, &name, Some("1.0.0"), digest(1), &signed(key))
+        };
+        let plain = deploy(None, None)?.ok_or_else(none)?;
+        let first = deploy(Some(&plain), Some(by("ci", 7)))?.ok_or_else(none)?;
+        assert_eq!((first.current, first.deployments.len()), (2, 2));
+        assert!(deploy(Some(&first), Some(by("renamed", 7)))?.is_none(), "it is the same key");
+        assert!(deploy(Some(&first), None)?.is_none(), "nothing is said of a signature");
+        let second = deploy(Some(&first), Some(by("ci", 8)))?.ok_or_else(none)?;
+        assert_eq!((second.current, second.deployments.len()), (3, 3));
+        // One more that is said to have the same state is the same component with its signature.
+        let same = Change { same_state: true, ..Change::default() };
+        let other = Service::deployed(Some(&second), &name, Some("2.0.0"), digest(2), &same)?;
+        let back = other.ok_or_else(none)?.rolled_back(Some("3"), &same)?;
+        assert_eq!(back.deployments.last().and_then(|d| d.signer.clone()), Some(by("ci", 8)));
+        let stored = serde_json::to_string(&second.deployments[1]).unwrap_or_default();
+        assert!(stored.contains(r#""signer":{"key":"ci","fingerprint":"0707"#), "{stored}");
+        assert!(!serde_json::to_string(&plain).unwrap_or_default().contains("signer"));
         Ok(())
     }
 

@@ -4,12 +4,13 @@
 use crate::{
     effects::{Change, Effect, Origin, rows::Name, send::Asked},
     error::{Cause, Code, Error},
-    level::{EFFECTS_FROM, HTTP_FROM},
+    level::{EFFECTS_FROM, HTTP_FROM, IDENTITY_FROM},
     limits,
     log::record::{Activate, DeploymentId, Entry, Event, Head, Message, Pin, Record},
-    message::{Answer, Consistency, Incoming, Sent},
+    message::{Answer, Client, Consistency, Incoming, Sent},
     names::{ServiceName, SessionKey},
-    operation, operator,
+    operation::{self, Operation as _},
+    operator,
     plugin::{Call, Caller, Failure, Guests, Input, StateFault},
     position::Incarnation,
     service::{
@@ -22,14 +23,13 @@ use crate::{
         calls::Done,
         mail::Serve,
         overlay::Transaction,
-        records::{fingerprint, new_record, reply_to},
+        records::{fingerprint, may_repeat, new_record, reply_to},
         session::Session,
         shell::Shell,
     },
     telemetry::repeats,
     trace::Trace,
 };
-use bytes::Bytes;
 use std::{future::Future, sync::Arc, task::Context};
 
 /// What became of a message.
@@ -69,7 +69,7 @@ impl Serve for operation::Message {
 
 impl Serve for operation::Query {
     fn serve(self, shell: &mut Shell, reply: Reply<Answer>) -> impl Future<Output = ()> + Send {
-        shell.query(self.key, self.content_type, self.body, self.consistency, reply)
+        shell.query(self, reply)
     }
 }
 
@@ -127,7 +127,7 @@ impl Shell {
     pub(super) async fn apply(
         &mut self,
         mut session: Box<Session>,
-        Arriving { message, came }: Arriving,
+        Arriving { mut message, came }: Arriving,
         caller: &mut Caller<'_>,
     ) -> (Box<Session>, Result<Applied, Error>) {
         let whole = self.check_is_whole(&session.key);
@@ -136,10 +136,13 @@ impl Shell {
             Err(error) => return (session, Err(error)),
         };
         let is_closed = self.is_closed(&mut session);
+        // Its record has it, and what the record has is what its handler sees.
+        let client = message.client.take();
+        let client = client.filter(|_| self.context.level.get() >= IDENTITY_FROM);
         let fingerprint =
             message.id.as_ref().map_or(0, |_| fingerprint(&message.content_type, &message.body));
         if let Some(id) = &message.id {
-            match self.recall(&mut session, id, fingerprint) {
+            match self.recall(&mut session, id, fingerprint, client.as_deref()) {
                 Ok(None) => {}
                 Ok(Some(sent)) => return (session, Ok(Applied::Repeat(sent))),
                 Err(error) => return (session, Err(error)),
@@ -156,7 +159,8 @@ impl Shell {
         let time_ms = crate::clock::now_ms().max(session.head.updated_ms);
         let tx = Transaction::new(self.slot, self.context.store.clone(), session);
         let mut tx = Box::new(tx.at_level(self.context.level.get()));
-        let (mut origin, mut asked) = (None, None);
+        let mut origin = client.map(|client| Box::new(Origin::Client(client)));
+        let mut asked = None;
         if let Some(came) = came {
             // What is sent or set is bounded where it is; an answer may be larger than a client's message.
             if matches!(came.origin, Origin::Http(_)) {
@@ -278,6 +282,7 @@ impl Shell {
         session: &mut Session,
         id: &str,
         fingerprint: u128,
+        by: Option<&Client>,
     ) -> Result<Option<Sent>, Error> {
         if !session.exists() {
             return Ok(None);
@@ -308,6 +313,16 @@ impl Shell {
                 })?
             }
         };
+        if !may_repeat(entry.client().map(|client| &**client), by) {
+            return Err(Error::of(
+                Cause::KeyConflict,
+                format!(
+                    "idempotency key {:?} was used for message {} by another client",
+                    operator::shown_key(id),
+                    remembered.seq
+                ),
+            ));
+        }
         let label = self.context.catalogue.label(&session.key.service, entry.deployment);
         let of = Incarnation::of(&session.head);
         Ok(Some(self.sent(&entry, of, label, true)))
@@ -431,21 +446,17 @@ impl Shell {
         Ok((tx, Choice { deployment: old, pinned }))
     }
 
-    pub(super) async fn query(
-        &mut self,
-        key: SessionKey,
-        content_type: String,
-        body: Bytes,
-        consistency: Consistency,
-        reply: Reply<Answer>,
-    ) {
+    pub(super) async fn query(&mut self, query: operation::Query, reply: Reply<Answer>) {
+        let operation::Query { key, content_type, body, consistency, client } =
+            query.at_level(self.context.level.get());
         let session = match self.take_session(&key) {
             Ok(session) => session,
             Err(error) => return drop(reply.send(Err(error))),
         };
         let mut reply = reply;
         let mut caller = |cx: &mut Context<'_>| reply.poll_closed(cx);
-        let (session, answer) = self.ask(session, content_type, body, &mut caller).await;
+        let input = Input::Query { content_type, body, client };
+        let (session, answer) = self.ask(session, input, &mut caller).await;
         self.hold_read(session.changed_in, consistency, reply, answer);
         self.put_session(session);
     }
@@ -455,8 +466,7 @@ impl Shell {
     async fn ask(
         &mut self,
         session: Box<Session>,
-        content_type: String,
-        body: Bytes,
+        input: Input,
         caller: &mut Caller<'_>,
     ) -> (Box<Session>, Result<Answer, Error>) {
         if !session.exists() {
@@ -481,7 +491,6 @@ impl Shell {
         };
         let label = guests.label.clone();
         let state = tx.read_only(true);
-        let input = Input::Query { content_type, body };
         let call = Call { session: key, seq, time_ms, state, input };
         let (tx, result) = match self.call(&guests, call, caller).await {
             Ok(settled) => settled,

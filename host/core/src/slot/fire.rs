@@ -244,7 +244,7 @@ impl Shell {
         caller: &mut Caller<'_>,
     ) -> (Box<Session>, Result<(), Error>) {
         let trace = came.trace;
-        let message = Incoming { id: None, sender: None, content_type, body, trace };
+        let message = Incoming { id: None, sender: None, content_type, body, trace, client: None };
         let arriving = Arriving { message, came: Some(came) };
         let (mut session, applied) = self.apply(session, arriving, caller).await;
         let applied = match applied {

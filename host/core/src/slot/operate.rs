@@ -113,7 +113,9 @@ impl Shell {
         if matches!(operation.action, Action::Discard) {
             return self.check_discard(session, operation.expected);
         }
-        if let Some(sent) = self.recall(session, &operation.id, fingerprint(&operation.action))? {
+        if let Some(sent) =
+            self.recall(session, &operation.id, fingerprint(&operation.action), None)?
+        {
             return Ok(Some(sent));
         }
         self.check_room()?;

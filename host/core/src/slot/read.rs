@@ -207,12 +207,12 @@ impl Shell {
             // The page ended on its bytes.
             return Ok(entries);
         }
-        let mut bytes: usize = entries.iter().map(|e| e.body.len() + e.reply.len()).sum();
+        let mut bytes: usize = entries.iter().map(|e| e.page_bytes()).sum();
         for entry in session.recent.iter().filter(|entry| entry.seq > reached) {
             if entries.len() >= limit || (!entries.is_empty() && bytes > bytes_max) {
                 break;
             }
-            bytes += entry.body.len() + entry.reply.len();
+            bytes += entry.page_bytes();
             entries.push(entry.clone());
         }
         Ok(entries)
@@ -230,7 +230,7 @@ impl Shell {
             if entries.len() >= limit || bytes >= bytes_max {
                 break;
             }
-            bytes += entry.body.len() + entry.reply.len();
+            bytes += entry.page_bytes();
             entries.push(entry.clone());
         }
         if entries.len() < limit && bytes < bytes_max {

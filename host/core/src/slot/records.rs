@@ -6,6 +6,7 @@ use crate::{
         send::{Asked, Content},
     },
     log::record::{Entry, Message},
+    message::Client,
     names::SessionKey,
     plugin,
     slot::{overlay::Written, session::Session},
@@ -59,11 +60,21 @@ pub(super) fn new_record(
     })
 }
 
-/// What a repeat must have in common with the first.
+/// What a repeat must have in common with the first, beside its client.
 pub(super) fn fingerprint(content_type: &str, body: &[u8]) -> u128 {
     let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
     hasher.update(content_type.as_bytes());
     hasher.update(&[0]);
     hasher.update(body);
     hasher.digest128()
+}
+
+/// Whether a client may have the answer to a message that `first` has sent. Its claims may have changed. What was sent
+/// before identities were kept has none: that is anybody's who is nobody in particular, too.
+pub(super) fn may_repeat(first: Option<&Client>, by: Option<&Client>) -> bool {
+    match (first, by) {
+        (Some(first), Some(by)) => first.is_same(by),
+        (Some(_), None) => false,
+        (None, by) => by.is_none_or(|by| by.subject.is_none()),
+    }
 }

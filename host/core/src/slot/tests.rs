@@ -26,6 +26,7 @@ mod at_once;
 mod effect_operations;
 mod ephemeral;
 mod faulty;
+mod identity;
 mod long;
 mod operate;
 mod requests;
@@ -39,7 +40,8 @@ fn message_under(
 ) -> (Mail, oneshot::Receiver<Result<Sent, Error>>) {
     let (reply, answer) = oneshot::channel();
     let (id, content_type) = (id.map(Into::into), "text/plain".into());
-    let message = Incoming { id, sender: None, content_type, body: body.into(), trace: None };
+    let message =
+        Incoming { id, sender: None, content_type, body: body.into(), trace: None, client: None };
     (Message { key: session.clone(), message }.mail(reply), answer)
 }
 

@@ -20,6 +20,8 @@ use crate::{
     level::{FeatureLevel, Level},
     limits,
     log::LogError,
+    modes,
+    seal::Keyring,
     state::rows::WholeSlots,
 };
 use bytes::Bytes;
@@ -27,7 +29,7 @@ use parking_lot::Mutex;
 use std::{
     fs::{self, File, TryLockError},
     io,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     thread::JoinHandle,
@@ -61,7 +63,15 @@ impl DataDir {
     pub fn open(path: &Path, options: StorageOptions) -> Result<Self, OpenError> {
         make_private(path).map_err(|e| unavailable(path, &e))?;
         let lock = lock(path)?;
-        let (identity, create) = identity_of(path, &options)?;
+        let (mut identity, create) = identity_of(path, &options)?;
+        let sealed = identity.sealed(&options.keys);
+        let sealed =
+            sealed.map_err(|why| OpenError::Mismatch(format!("{} {why}", path.display())))?;
+        // Before anything in it is sealed. A node of a cluster asks the others first ([`DataDir::seal`]).
+        if let Some(sealed) = sealed.filter(|_| !identity.clustered) {
+            sealed.write(path).map_err(|e| unavailable(path, &e))?;
+            identity = sealed;
+        }
         let db_path = path.join(identity::DATABASE);
         if create {
             let made = Db::open(&db_path, &options, identity.has_bodies(), true)?;
@@ -110,6 +120,10 @@ impl DataDir {
     pub fn log(&self) -> Arc<EmbeddedLog> {
         self.log.clone()
     }
+    /// What is written here is sealed with, if anything.
+    pub fn keys(&self) -> &Keyring {
+        &self.engine.options.keys
+    }
     pub fn state(&self) -> Arc<dyn WholeSlots> {
         self.state.clone()
     }
@@ -134,10 +148,29 @@ impl DataDir {
     pub fn raise_level(&self, to: Level) -> io::Result<()> {
         let _turn = self.raising.lock();
         if self.level.get() < to {
-            self.engine.identity.raised(to).write(&self.path)?;
+            self.identity()?.raised(to).write(&self.path)?;
             self.level.raise(to);
         }
         Ok(())
+    }
+
+    /// Notes, in the directory of a node of a cluster, that its keys are the cluster's: before anything in it is sealed. Blocks
+    /// on the disk.
+    ///
+    /// # Errors
+    /// The identity can't be written.
+    pub fn seal(&self) -> io::Result<()> {
+        let _turn = self.raising.lock();
+        match self.identity()?.sealed(self.keys()).map_err(io::Error::other)? {
+            Some(sealed) => sealed.write(&self.path),
+            None => Ok(()),
+        }
+    }
+
+    /// As it was written last.
+    fn identity(&self) -> io::Result<Identity> {
+        let read = Identity::read(&self.path).map_err(io::Error::other)?;
+        Ok(read.unwrap_or_else(|| self.engine.identity.clone()))
     }
 
     /// What the store can do; changes are seen through the receiver.
@@ -274,13 +307,8 @@ impl Drop for DataDir {
 /// every user; open to a group is taken as intended.
 fn make_private(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    let mode = fs::metadata(path)?.permissions().mode() & 0o777;
-    if mode & 0o007 != 0 {
-        let path = path.display();
-        tracing::warn!(
-            "every user of this machine can open the data directory {path} (mode {mode:04o}): \
-             chmod -R o-rwx {path}"
-        );
+    if let Some(warning) = modes::open_to_all(path, "data directory")? {
+        tracing::warn!("{warning}");
     }
     Ok(())
 }

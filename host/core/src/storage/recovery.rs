@@ -8,7 +8,7 @@ use super::{
 use crate::{
     database::{OpenError, db::Db, engine::Engine, record},
     limits,
-    log::record::Batch,
+    log::record::{Batch, opened},
     names::SlotId,
     state::{SlotMeta, changes::Changes},
 };
@@ -63,7 +63,9 @@ pub fn run(engine: &Engine, db: &Db, mark: u64) -> Result<Tables, OpenError> {
                 *fenced = (entry.term, number);
             }
             if number > meta.applied {
-                let batch = Batch::decode(entry.batch).map_err(|e| damaged(e.to_string()))?;
+                let batch = opened(entry.batch, &engine.options.keys)
+                    .and_then(|opened| Batch::decode(opened.as_deref().unwrap_or(entry.batch)));
+                let batch = batch.map_err(|e| damaged(e.to_string()))?;
                 pending.entry(entry.slot).or_default().fold(meta, number, batch);
                 pending_bytes += entry.batch.len();
             }

@@ -5,6 +5,7 @@ mod failure;
 mod fold;
 mod log;
 mod model;
+mod sealed;
 
 use super::DataDir;
 use crate::{
@@ -12,12 +13,13 @@ use crate::{
     log::{
         Append, Claim, LogError, Position, SlotLog,
         record::{Batch, Delete, Entry, Event, Head, Message, Pin, Record, Write},
+        sealed::SealedLog,
     },
     names::{SessionKey, SlotId},
     state::{SlotMeta, changes::Changes},
 };
 use bytes::Bytes;
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 fn options(slot_count: u16) -> StorageOptions {
     StorageOptions { slot_count, ..StorageOptions::default() }
@@ -25,6 +27,11 @@ fn options(slot_count: u16) -> StorageOptions {
 
 fn open(path: &Path) -> DataDir {
     DataDir::open(path, options(8)).unwrap()
+}
+
+/// The log as slots have it.
+fn log_of(dir: &DataDir) -> Arc<dyn SlotLog> {
+    SealedLog::over(dir.log(), dir.keys())
 }
 
 fn session(name: &str) -> SessionKey {
@@ -43,7 +50,7 @@ struct Slot {
 
 impl Slot {
     async fn start(dir: &DataDir, slot: SlotId) -> Self {
-        let claim = dir.log().claim(slot, "test").await.unwrap();
+        let claim = log_of(dir).claim(slot, "test").await.unwrap();
         let mut this = Self {
             slot,
             claim,
@@ -52,7 +59,7 @@ impl Slot {
             changes: Changes::default(),
             heads: BTreeMap::new(),
         };
-        for logged in dir.log().read(slot, this.meta.applied, usize::MAX).await.unwrap() {
+        for logged in log_of(dir).read(slot, this.meta.applied, usize::MAX).await.unwrap() {
             let batch = Batch::decode(&logged.batch).unwrap();
             this.changes.fold(&mut this.meta, logged.position, batch);
         }
@@ -104,7 +111,7 @@ impl Slot {
         let batch = self.batch(records);
         let (slot, term, after) = (self.slot, self.claim.term, self.last);
         let append = Append { slot, term, after, batch: batch.encode().unwrap() };
-        self.last = dir.log().commit(append).await?;
+        self.last = log_of(dir).commit(append).await?;
         self.changes.fold(&mut self.meta, self.last, batch);
         Ok(())
     }
@@ -115,7 +122,7 @@ impl Slot {
 
     async fn flush(&mut self, dir: &DataDir) {
         dir.state().apply(self.slot, &std::mem::take(&mut self.changes), &self.meta).unwrap();
-        dir.log().trim(self.slot, self.meta.applied).await.unwrap();
+        log_of(dir).trim(self.slot, self.meta.applied).await.unwrap();
         self.heads.clear();
     }
 }
@@ -180,7 +187,16 @@ fn dump(dir: &DataDir, slots: u16) -> Vec<String> {
 /// A directory with some of everything, part of it in tables and part in the journal. Gives what
 /// it holds.
 async fn populate(path: &Path, rounds: u64, close: bool) -> Vec<String> {
-    let dir = open(path);
+    populate_with(path, options(8), rounds, close).await
+}
+
+async fn populate_with(
+    path: &Path,
+    options: StorageOptions,
+    rounds: u64,
+    close: bool,
+) -> Vec<String> {
+    let dir = DataDir::open(path, options.clone()).unwrap();
     dir.meta_put_durable("catalogue", b"what is deployed").unwrap();
     let mut slots = Vec::new();
     for slot in 0..4 {
@@ -214,7 +230,7 @@ async fn populate(path: &Path, rounds: u64, close: bool) -> Vec<String> {
     drop(slots);
     drop(dir);
     // What the log holds beyond the state is replayed by this.
-    let dir = open(path);
+    let dir = DataDir::open(path, options).unwrap();
     let dump = dump(&dir, 8);
     if close {
         dir.close();

@@ -70,6 +70,16 @@ table! {
     bytes_in: Counter "slotd_http_bytes_total" {"direction" = "in"};
     /// Bytes over all connections, heads included.
     bytes_out: Counter "slotd_http_bytes_total" {"direction" = "out"};
+    /// Requests and sockets' frames that were refused: no token or a wrong one (unauthorized), one that has expired (expired), no right to do it (forbidden), a page of another origin (origin), or an issuer whose keys could not be fetched (unavailable).
+    access_unauthorized: Counter "slotd_access_refused_total" {"kind" = "unauthorized"};
+    /// Requests and sockets' frames that were refused, by kind.
+    access_expired: Counter "slotd_access_refused_total" {"kind" = "expired"};
+    /// Requests and sockets' frames that were refused, by kind.
+    access_forbidden: Counter "slotd_access_refused_total" {"kind" = "forbidden"};
+    /// Requests and sockets' frames that were refused, by kind.
+    access_origin: Counter "slotd_access_refused_total" {"kind" = "origin"};
+    /// Requests and sockets' frames that were refused, by kind.
+    access_unavailable: Counter "slotd_access_refused_total" {"kind" = "unavailable"};
     /// Time from passing one slot's batch to the log until it is durable.
     append_seconds: Histogram "slotd_append_seconds" [SECONDS];
     /// Messages in one batch of one slot.
@@ -329,6 +339,8 @@ const HTTP_SECONDS: &str = "slotd_http_request_seconds";
 const ERRORS: &str = "slotd_errors_total";
 const PEER_REFUSED: &str = "slotd_peer_refused_total";
 const REQUEST_FAILURES: &str = "slotd_outbound_failures_total";
+const TLS_EXPIRY: &str = "slotd_tls_certificate_expiry_seconds";
+const TLS_HANDSHAKES: &str = "slotd_tls_handshakes_total";
 const CONNECTIONS_ENDED: &str = "slotd_http_connections_ended_total";
 
 /// Metrics whose label values are known only at run time. All are bounded.
@@ -360,6 +372,22 @@ static LABELLED: &[Metric] = &[
         labels: &[("listener", "api|admin"), ("why", "silent|idle|refused|dropped")],
         doc: "Connections that a listener at its limit closed to admit a new one (silent: no \
             request sent yet; idle), refused with 503 (refused), or dropped unanswered (dropped).",
+        bounds: None,
+    },
+    Metric {
+        name: TLS_EXPIRY,
+        kind: "Gauge",
+        labels: &[("listener", "api|admin")],
+        doc: "Time until the certificate of a listener with TLS expires (the first of its chain); \
+            negative once it has.",
+        bounds: None,
+    },
+    Metric {
+        name: TLS_HANDSHAKES,
+        kind: "Counter",
+        labels: &[("listener", "api|admin"), ("outcome", "done|failed|closed|timeout|clear")],
+        doc: "TLS handshakes of clients: done, failed, closed by the client, not finished in time, \
+            or a request in clear instead.",
         bounds: None,
     },
     Metric {
@@ -421,6 +449,22 @@ impl Metrics {
     pub fn peer_refused(&self, reason: &'static str) {
         let labels = vec![Label::from_static_parts("reason", reason)];
         let key = Key::from_parts(PEER_REFUSED, labels);
+        self.registry.register_counter(&key, &METADATA).increment(1);
+    }
+
+    /// Says until when the certificate of a listener is valid.
+    pub fn certificate_expires(&self, listener: &'static str, seconds: f64) {
+        let labels = vec![Label::from_static_parts("listener", listener)];
+        let key = Key::from_parts(TLS_EXPIRY, labels);
+        self.registry.register_gauge(&key, &METADATA).set(seconds);
+    }
+    /// Counts a TLS handshake of a client.
+    pub fn handshake(&self, listener: &'static str, outcome: &'static str) {
+        let labels = vec![
+            Label::from_static_parts("listener", listener),
+            Label::from_static_parts("outcome", outcome),
+        ];
+        let key = Key::from_parts(TLS_HANDSHAKES, labels);
         self.registry.register_counter(&key, &METADATA).increment(1);
     }
 

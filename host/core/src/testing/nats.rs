@@ -79,6 +79,7 @@ impl Server {
         let options = NatsOptions {
             servers: vec![format!("nats://127.0.0.1:{}", self.port)],
             credentials: None,
+            tls: Default::default(),
             cluster: cluster.to_owned(),
             replicas: 1,
             streams: 1,

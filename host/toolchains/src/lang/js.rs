@@ -36,6 +36,7 @@ const SDK: Files = files!["guest-sdk/js":
     "build/component.mjs",
     "build/tests.mjs",
     "package.json",
+    "src/client.js",
     "src/context.js",
     "src/error.js",
     "src/expire.js",

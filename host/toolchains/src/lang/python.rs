@@ -57,6 +57,7 @@ const SDK: Files = sdk![
     "__init__.py",
     "_build.py",
     "_call.py",
+    "_client.py",
     "_component.py",
     "_context.py",
     "_errors.py",

@@ -1,9 +1,11 @@
 //! How an [`Entry`] is written, in logs, stores and snapshots and between nodes: its fields, one after
-//! the other. The first is its sequence number, which begins at 1. One that does not come from a client
-//! begins with a 0 instead, a byte for the form of what was added, and its origin; the fields follow. One
+//! the other. The first is its sequence number, which begins at 1. One that does not come from a client,
+//! or from one that was shown to be somebody, begins with a 0 instead, a byte for the form of what was added, and its
+//! origin; the fields follow. One
 //! that has led to something has a form of its own: its origin, if any, and what that is.
 //!
-//! Versions from before that are never given one: they are written from feature levels 4 and 6 on.
+//! Versions from before that are never given one: they are written from feature levels 4 and 6 on, and which origins
+//! there may be is said in [`Origin::level`].
 
 use super::{DeploymentId, Entry, Event};
 use crate::effects::Origin;

@@ -6,6 +6,7 @@ use crate::effects::{
     rows::Name,
     send::{self},
 };
+use crate::{level::IDENTITY_FROM, message::Client};
 use proptest::prelude::*;
 
 fn message(seq: u64, body: &[u8], pinned: Option<Pin>) -> Message {
@@ -64,7 +65,45 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Who a client was shown to be, of every form.
+fn client() -> impl Strategy<Value = Client> {
+    let claims = proptest::collection::btree_map(".{0,8}", ".{0,40}", 0..5);
+    ("[a-z]{1,9}", proptest::option::of(".{0,20}"), claims).prop_map(|(kind, subject, claims)| {
+        let (kind, subject) = (kind.into(), subject.map(Into::into));
+        Client { kind, subject, claims: claims.into_iter().collect() }
+    })
+}
+
+/// The batch with its message sent by a client.
+fn of_client(mut batch: Batch, client: Client, caused: Vec<Caused>) -> Batch {
+    for record in &mut batch.records {
+        if let Record::Message(message) = record {
+            let entry = Arc::make_mut(&mut message.entry);
+            entry.origin = Some(Box::new(Origin::Client(client.clone().into())));
+            entry.caused = caused.clone();
+        }
+    }
+    batch
+}
+
 proptest! {
+    /// Who sent a message would be lost, or be somebody else.
+    #[test]
+    fn an_identity_is_given_back_as_it_was_written(
+        client in client(),
+        seq in 1..u64::MAX,
+        has_led_to_something in any::<bool>(),
+    ) {
+        let caused = if has_led_to_something { vec![Caused::Closed] } else { Vec::new() };
+        let batch = of_client(batch(seq, b"b", None), client, caused);
+        let encoded = batch.encode_at(IDENTITY_FROM).unwrap();
+        prop_assert_eq!(&Batch::decode(&encoded).unwrap(), &batch);
+        let Record::Message(message) = &batch.records[2] else { panic!() };
+        // Stores and snapshots have it alone.
+        let entry = postcard::to_stdvec(&message.entry).unwrap();
+        prop_assert_eq!(&postcard::from_bytes::<Entry>(&entry).unwrap(), &*message.entry);
+    }
+
     /// A field that is lost, or read as another, is another history.
     #[test]
     fn every_format_gives_back_what_was_written(
@@ -123,9 +162,12 @@ fn what_a_later_version_wrote_is_refused() {
     let mut more = encoded.clone();
     more.push(0);
     assert!(refused(&more).contains("1 bytes follow"), "{}", refused(&more));
+    let mut sealed = encoded.clone();
+    sealed[0] = 3;
+    assert!(refused(&sealed).contains("set seal.key_file"), "{}", refused(&sealed));
     let mut format = encoded;
-    format[0] = 3;
-    assert!(refused(&format).contains("format 3; this slotd reads 1 to 2"), "{}", refused(&format));
+    format[0] = 4;
+    assert!(refused(&format).contains("format 4; this slotd reads 1 to 3"), "{}", refused(&format));
     assert!(Batch::peek(&format).is_err());
 }
 
@@ -298,6 +340,46 @@ fn messages_of_requests_keep_their_form_and_need_their_level() {
     assert_eq!(hex(&bytes), REQUESTS);
 }
 
+/// A version from before would take the message for damaged, or for another one.
+#[test]
+fn messages_with_an_identity_keep_their_form_and_need_their_level() {
+    let claims = vec![("org".into(), "tea".into()), ("role".into(), String::new())];
+    let ann = Client { kind: "accounts".into(), subject: Some("ann".into()), claims };
+    let root = Client { kind: "root".into(), subject: None, claims: Vec::new() };
+    let message = |client: &Client, caused| {
+        let record = Record::Message(Box::new(message(3, b"hi", None)));
+        let batch = Batch { slot: 511, term: 9, attempt: 1, records: vec![record] };
+        of_client(batch, client.clone(), caused)
+    };
+    let batches =
+        [message(&ann, vec![]), message(&root, vec![]), message(&ann, vec![Caused::Closed])];
+    for (batch, written) in batches.iter().zip(IDENTITIES) {
+        assert!(batch.encode_at(6).is_err(), "{batch:?} at level 6");
+        let bytes = batch.encode_at(7).unwrap();
+        assert_eq!(Batch::decode(&bytes).unwrap(), *batch);
+        assert_eq!(hex(&bytes), written);
+    }
+}
+
+const IDENTITIES: [&str; 3] = [
+    concat!(
+        "02ff030901010495000000046368617406726f6f6d2d3105000106086163636f756e74730103616e6e02036f7267",
+        "0374656104726f6c650003000103616e6e83d095ffbc310a746578742f706c61696e026869106170706c69636174",
+        "696f6e2f6a736f6e01370301046c696e6501740165d5aad5aad5aad5aad5aad5aad5aad5aad5aa0102016e010138",
+        "04676f6e650080d095ffbc3183d095ffbc3102000109",
+    ),
+    concat!(
+        "02ff03090101047f000000046368617406726f6f6d2d310500010604726f6f74000003000103616e6e83d095ffbc",
+        "310a746578742f706c61696e026869106170706c69636174696f6e2f6a736f6e01370301046c696e6501740165d5",
+        "aad5aad5aad5aad5aad5aad5aad5aad5aa0102016e01013804676f6e650080d095ffbc3183d095ffbc3102000109",
+    ),
+    concat!(
+        "02ff030901010498000000046368617406726f6f6d2d310500020106086163636f756e74730103616e6e02036f72",
+        "670374656104726f6c6500010403000103616e6e83d095ffbc310a746578742f706c61696e026869106170706c69",
+        "636174696f6e2f6a736f6e01370301046c696e6501740165d5aad5aad5aad5aad5aad5aad5aad5aad5aa0102016e",
+        "01013804676f6e650080d095ffbc3183d095ffbc3102000109",
+    ),
+];
 const REQUESTS: &str = concat!(
     "02ff030901090481000000046368617406726f6f6d2d3105000103016900c801010168017602030403000083d095",
     "ffbc310a746578742f706c61696e026869106170706c69636174696f6e2f6a736f6e01370301046c696e65017401",

@@ -283,6 +283,8 @@ mod tests {
         assert_eq!(sends, ["current", "send"]);
         let http: Vec<_> = WORLD.imports["slotd:slot/http"].keys().collect();
         assert_eq!(http, ["cancel", "current", "open", "request"]);
+        let client: Vec<_> = WORLD.imports["slotd:slot/client"].keys().collect();
+        assert_eq!(client, ["current"]);
         for interface in EFFECTS {
             assert!(WORLD.imports.contains_key(*interface), "{interface}");
         }

@@ -113,6 +113,7 @@ impl Runner {
             content_type: timer.content_type.clone(),
             body: timer.body.clone(),
             trace: None,
+            client: None,
         };
         let origin = Some(Box::new(Origin::Timer(firing.clone())));
         let input = Input::Handle { message: Arc::new(message), origin };

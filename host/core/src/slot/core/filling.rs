@@ -56,8 +56,8 @@ fn record_bytes(record: &Record) -> usize {
             let writes = message.writes.iter();
             let events = entry.events.iter();
             RECORD_BYTES
-                + entry.body.len()
-                + entry.reply.len()
+                + entry.page_bytes()
+                + entry.caused.iter().map(|it| 16 + it.memory()).sum::<usize>()
                 + writes
                     .map(|w| w.key.len() + w.value.as_ref().map_or(0, |v| v.len()))
                     .sum::<usize>()

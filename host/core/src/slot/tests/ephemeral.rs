@@ -78,6 +78,7 @@ async fn ephemeral_events_leave_the_mailbox_to_messages() {
             content_type: "t".into(),
             body: "m".into(),
             trace: None,
+            client: None,
         };
         sent += usize::from(queued(Message { key: key(), message }.mail(reply)));
         waiting.push(answer);

@@ -181,6 +181,7 @@ impl Slots {
                 content_type: "text/plain".into(),
                 body: Bytes::copy_from_slice(body),
                 trace: None,
+                client: None,
             };
             match self.ask(key.slot(SLOTS), Message { key: key.clone(), message }).await {
                 Ok(sent) => return sent,
@@ -495,6 +496,7 @@ async fn sends_have_rules_and_limits() {
             content_type: "text/plain".into(),
             body: Bytes::copy_from_slice(body),
             trace: None,
+            client: None,
         };
         slots.ask(other.slot(SLOTS), Message { key: other.clone(), message }).await
     };

@@ -1,7 +1,12 @@
 //! Where snapshots are kept: a directory, an S3-compatible store, or NATS itself.
 
 use super::{SnapshotError, nats::NatsObjects};
-use crate::{limits, names::SlotId, nats::Nats};
+use crate::{
+    limits,
+    names::SlotId,
+    nats::Nats,
+    seal::{Keyring, Unopened},
+};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use object_store::{
@@ -86,6 +91,8 @@ pub enum Objects {
         target: Target,
     },
     Nats(NatsObjects),
+    /// Objects are sealed on their way there, and opened on their way back.
+    Sealed(Box<Objects>, Keyring),
     #[cfg(test)]
     Failing(Box<Objects>, Arc<super::tests::Faults>),
 }
@@ -139,6 +146,15 @@ impl Objects {
         Ok(Self::Store { store, root, target })
     }
 
+    /// The same place, with objects sealed if there are keys. What is not sealed is read as it is.
+    #[must_use]
+    pub fn sealed(self, keys: &Keyring) -> Self {
+        match keys.is_empty() {
+            true => self,
+            false => Self::Sealed(Box::new(self), keys.clone()),
+        }
+    }
+
     /// What people call the object.
     pub fn describe(&self, slot: SlotId, name: &str) -> String {
         match self {
@@ -150,6 +166,7 @@ impl Objects {
             }
             Self::Store { root, .. } => path(root, slot, name).to_string(),
             Self::Nats(nats) => nats.describe(slot, name),
+            Self::Sealed(inner, _) => inner.describe(slot, name),
             #[cfg(test)]
             Self::Failing(inner, _) => inner.describe(slot, name),
         }
@@ -170,6 +187,10 @@ impl Objects {
                 }
             }
             Self::Nats(nats) => nats.put(slot, name, bytes).await,
+            Self::Sealed(inner, keys) => {
+                let sealed = seal(keys, slot, name, &bytes).map_err(SnapshotError::Refused)?;
+                Box::pin(inner.put(slot, name, sealed)).await
+            }
             #[cfg(test)]
             Self::Failing(inner, faults) => {
                 faults.put(name, bytes.len(), Box::pin(inner.put(slot, name, bytes))).await
@@ -205,6 +226,18 @@ impl Objects {
                 }
             }
             Self::Nats(nats) => nats.get(slot, name).await,
+            Self::Sealed(inner, keys) => {
+                let Some(bytes) = Box::pin(inner.get(slot, name)).await? else { return Ok(None) };
+                let unopened = |e: Unopened| {
+                    let (object, why) = (self.describe(slot, name), e.to_string());
+                    match e {
+                        // An older one would be another state.
+                        Unopened::NoKey(_) => SnapshotError::Refused(format!("{object}: {why}")),
+                        Unopened::Damaged => SnapshotError::Damaged { object, why },
+                    }
+                };
+                open(keys, slot, name, bytes).map(Some).map_err(unopened)
+            }
             #[cfg(test)]
             Self::Failing(inner, faults) => {
                 faults.step()?;
@@ -234,6 +267,11 @@ impl Objects {
                 }
             }
             Self::Nats(nats) => nats.list(slot).await?,
+            // They are as long as they were before they were sealed, and some more.
+            Self::Sealed(inner, _) => {
+                let listed = Box::pin(inner.list(slot)).await?;
+                listed.into_iter().map(|it| Listed { bytes: None, ..it }).collect()
+            }
             #[cfg(test)]
             Self::Failing(inner, _) => Box::pin(inner.list(slot)).await?,
         };
@@ -255,6 +293,7 @@ impl Objects {
                 }
             }
             Self::Nats(nats) => nats.delete(slot, name).await,
+            Self::Sealed(inner, _) => Box::pin(inner.delete(slot, name)).await,
             #[cfg(test)]
             Self::Failing(inner, faults) => {
                 faults.step()?;
@@ -265,6 +304,28 @@ impl Objects {
 
     fn unavailable(&self, what: &str, slot: SlotId, name: &str, why: &str) -> SnapshotError {
         SnapshotError::Unavailable(format!("{what} {}: {why}", self.describe(slot, name)))
+    }
+}
+
+/// Begins an object that is sealed; what follows is [`crate::seal`]'s.
+const SEALED: &[u8] = b"slotdseal1";
+
+/// Bound to its name: a slot's objects can't be put in each other's place.
+fn seal(keys: &Keyring, slot: SlotId, name: &str, bytes: &Bytes) -> Result<Bytes, String> {
+    if keys.sealing().is_none() {
+        return Ok(bytes.clone());
+    }
+    let mut sealed = SEALED.to_vec();
+    keys.seal(&[b"object", &slot.to_be_bytes(), name.as_bytes()], bytes, &mut sealed)?;
+    Ok(sealed.into())
+}
+
+fn open(keys: &Keyring, slot: SlotId, name: &str, bytes: Bytes) -> Result<Bytes, Unopened> {
+    match bytes.strip_prefix(SEALED) {
+        Some(sealed) => {
+            keys.open(&[b"object", &slot.to_be_bytes(), name.as_bytes()], sealed).map(Bytes::from)
+        }
+        None => Ok(bytes),
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod durable;
 mod history;
-mod keys;
+pub(super) mod keys;
 mod rows;
 
 use crate::{
@@ -463,7 +463,7 @@ fn write_by(
 /// Bytes of an entry, about: what was sent and what was answered.
 fn entry_bytes(entry: &Entry) -> usize {
     let events = entry.events.iter().map(|event| event.body.len() + event.kind.len());
-    entry.body.len() + entry.reply.len() + events.sum::<usize>() + 64
+    entry.page_bytes() + events.sum::<usize>() + 64
 }
 
 pub fn read_slot(db: &Db, slot: SlotId) -> Result<SlotMeta, String> {

@@ -207,6 +207,7 @@ fn the_bindings_are_the_wits() -> anyhow::Result<()> {
     let http_answered = abi.result_of(Some("http"), "current");
     let http_answer = some(&http_answered);
     let outcome = abi.part(&http_answer, "outcome");
+    let identity = abi.result_of(Some("client"), "current");
     let (response, failure) = (abi.part(&outcome, "response"), abi.part(&outcome, "failure"));
     let expected = [
         abi.layout("abi_option_list", &abi.result_of(Some("state"), "get"), true),
@@ -244,6 +245,8 @@ fn the_bindings_are_the_wits() -> anyhow::Result<()> {
         abi.layout("abi_http_answer", &http_answer, true),
         abi.layout("abi_option_http_answer", &http_answered, true),
         abi.layout("abi_option_presence", &abi.result_of(Some("session"), "current"), true),
+        abi.layout("abi_identity", &some(&identity), true),
+        abi.layout("abi_option_identity", &identity, true),
     ]
     .concat()
     .join("\n");

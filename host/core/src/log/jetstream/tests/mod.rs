@@ -59,6 +59,7 @@ impl Servers {
         NatsOptions {
             servers: self.local.urls(),
             credentials: None,
+            tls: Default::default(),
             cluster: format!("t{:016x}", crate::random::seed()),
             replicas: 3,
             streams: 2,

@@ -61,6 +61,25 @@ async fn a_directory_keeps_objects() {
     suite(&directory(home.path()).await).await;
 }
 
+/// A key would hide objects from those who have it, or not from the others.
+#[tokio::test]
+async fn objects_are_sealed() {
+    let home = scratch();
+    let keys = crate::seal::parse(&crate::seal::generate().unwrap()).unwrap();
+    let plain = directory(home.path()).await;
+    let objects = plain.clone().sealed(&keys);
+    suite(&objects).await;
+    objects.put(0, "b-5", "only with the key".into()).await.unwrap();
+    let there = plain.get(0, "b-5").await.unwrap().unwrap();
+    assert!(!there.windows(4).any(|bytes| bytes == b"only"));
+    // What is there from before the key is read; what is put elsewhere is not.
+    plain.put(0, "b-6", "before".into()).await.unwrap();
+    assert_eq!(objects.get(0, "b-6").await.unwrap().unwrap(), "before");
+    plain.put(0, "b-7", there).await.unwrap();
+    let told = objects.get(0, "b-7").await.unwrap_err();
+    assert!(matches!(told, SnapshotError::Damaged { .. }), "{told}");
+}
+
 /// NATS is the default: nothing else to install.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nats_keeps_objects() {

@@ -1,0 +1,12 @@
+//! Who may do what. What identities, tokens and policies may be like is in `slotd-access`.
+
+use std::time::Duration;
+
+/// How often it is looked whether the policy has changed, as long as secrets.
+pub const POLICY_LOOK: Duration = Duration::from_secs(5);
+/// The body of a request about tokens and rights: a bearer of 8 KiB, or a grant of 64 patterns of 512 bytes.
+pub const ACCESS_BODY_BYTES_MAX: usize = 64 * 1024;
+/// The shortest life of a named token: less would end before it is used.
+pub const NAMED_TTL_MIN: Duration = Duration::from_secs(1);
+/// The longest life that a named token can be given; without one, it does not end.
+pub const NAMED_TTL_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3_600);
