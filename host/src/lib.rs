@@ -7,14 +7,16 @@
 //! alone, so that the compiler reports what nothing uses.
 //!
 //! A module names none that names it, by whatever way: `cargo xtask lint` looks. From below:
-//! - what all name: `limits`, `files`, `watchdog`, `requests`;
+//! - what all name: `limits`, `files`, `tls`, `watchdog`, `requests`, `signing`;
 //! - what nodes are and say to each other: `peer`, `ring`, `discovery`, `membership`, `rpc`;
+//! - who may do what: `access`;
 //! - who has which slot: `router`, `swap`, `cluster`;
 //! - all of it put together: `node`, and what makes or asks one: `config`, `http`, `cli`.
 
 // `clippy.toml` forbids what has one home in the crate; tests may use it.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
+mod access;
 pub mod cli;
 mod cluster;
 mod config;
@@ -29,13 +31,15 @@ mod requests;
 mod ring;
 mod router;
 mod rpc;
+mod signing;
 mod swap;
+mod tls;
 mod watchdog;
 
 #[cfg(test)]
 pub(crate) use slotd_core::testing;
 pub(crate) use slotd_core::{
-    backoff, buffers, clock, database, effects, error, level, log, mac, memory, message, names,
-    nats, operation, operator, plugin, position, random, registry, script, service, slot, state,
-    storage, task, telemetry, text, thread, trace,
+    audit, backoff, buffers, clock, database, effects, error, level, log, mac, memory, message,
+    modes, names, nats, operation, operator, plugin, position, random, registry, script, seal,
+    service, slot, state, storage, task, telemetry, text, thread, trace,
 };

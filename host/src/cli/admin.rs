@@ -8,6 +8,7 @@ use super::{
     exit::{CliError, Exit},
     json::Json,
     output::{self, Table, format_time, list, number, text, time},
+    signing,
 };
 use crate::{files, limits, names::ServiceName};
 use bytes::Bytes;
@@ -33,6 +34,7 @@ pub fn read_component(file: &Path) -> Result<Vec<u8>, CliError> {
 
 /// Of a change to a service.
 pub const SENDER: &str = "slotd-sender";
+const SIGNATURE: &str = "slotd-signature";
 
 impl DeployOptionArgs {
     fn query(&self) -> [(&'static str, Option<String>); 2] {
@@ -57,7 +59,9 @@ pub async fn deploy(args: Deploy, json: bool) -> Result<(), CliError> {
     let client = args.admin.client_waiting(limits::CLIENT_DEPLOY_TIMEOUT)?;
     let by = args.options.by()?;
     let component = Bytes::from(read_component(&args.file)?);
-    let headers = [("content-type", "application/wasm"), (SENDER, by.as_str())];
+    let signature = signing::of_component(&args.file, args.signature.as_deref(), &component)?;
+    let mut headers = vec![("content-type", "application/wasm"), (SENDER, by.as_str())];
+    headers.extend(signature.as_deref().map(|signature| (SIGNATURE, signature)));
     let answer = client.request(Method::POST, &path, &headers, component).await?;
     changed(&client, &args.service, answer.json()?, args.wait, json).await
 }
@@ -301,6 +305,9 @@ pub async fn deployments(args: AdminService, json: bool) -> Result<(), CliError>
         }
         if is("same_state") {
             state.push("same state".into());
+        }
+        if let Some(key) = line["signed_by"].as_str() {
+            state.push(format!("signed by {key}"));
         }
         if state.is_empty() {
             state.push("-".into());

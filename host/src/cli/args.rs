@@ -1,12 +1,14 @@
 //! The definition of the command line. The arguments of commands on sessions, of all client
 //! commands, and of `serve` are in the files below.
 
+mod audit;
 mod config;
 mod connection;
 mod session;
 mod timer;
 
 pub use self::{
+    audit::AuditLog,
     config::ConfigArgs,
     connection::{AdminArgs, AdminOnlyArgs, ApiArgs},
     session::{
@@ -18,7 +20,13 @@ pub use self::{
     },
 };
 
-use super::{cluster::ClusterCmd, dev::Dev, tls::TlsCmd};
+use super::{
+    cluster::ClusterCmd,
+    dev::Dev,
+    seal::SealCmd,
+    tls::TlsCmd,
+    tokens::{AuthCmd, TokenCmd},
+};
 use crate::limits;
 use clap::{Args, Parser, Subcommand};
 use slotd_toolchains::Lang;
@@ -132,12 +140,26 @@ pub enum Cmd {
     Node(NodeCmd),
     /// List moves of slots between nodes, or cancel one
     Moves(Moves),
+    /// List who changed what, from where, and what came of it
+    ///
+    /// The latest changes, the oldest of them first; in a cluster, those of all nodes. What is
+    /// refused or fails is listed too. See docs/audit.md for what to look for.
+    AuditLog(AuditLog),
     /// Run a cluster, or its log engine, on this machine
     #[command(subcommand)]
     Cluster(ClusterCmd),
+    /// Create, list and revoke tokens, or mint one for a session
+    #[command(subcommand)]
+    Token(TokenCmd),
+    /// Explain who may do what
+    #[command(subcommand)]
+    Auth(AuthCmd),
     /// Make certificates with which the nodes of a cluster authenticate each other
     #[command(subcommand)]
     Tls(TlsCmd),
+    /// Make keys to seal data with
+    #[command(subcommand)]
+    Seal(SealCmd),
 
     /// Work on a plugin: run a node with it, and swap it in each time a source file is saved
     ///
@@ -182,6 +204,9 @@ pub struct Deploy {
     pub version: Option<String>,
     #[command(flatten)]
     pub options: DeployOptionArgs,
+    /// The component's signature, of slotd or of cosign [default: FILE.sig, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub signature: Option<PathBuf>,
     /// Wait until every slot has switched
     #[arg(long)]
     pub wait: bool,
@@ -449,6 +474,34 @@ pub enum PluginCmd {
     Check {
         /// The component
         file: PathBuf,
+    },
+    /// Make a key to sign components with: OUT.pem, which only you can read, and OUT.pub.pem
+    ///
+    /// Name the public one in the policy as a `[[key]]`, and in the `deploy_keys` of services: then
+    /// only what this key has signed can be deployed to them. It prints the public key as the policy
+    /// has it. Files that are there are not changed.
+    Keygen {
+        /// The files' name, without an extension
+        out: PathBuf,
+    },
+    /// Sign a component: writes FILE.sig, which `slotd deploy FILE` sends along
+    Sign {
+        /// The component
+        file: PathBuf,
+        /// The private key, as `slotd plugin keygen` makes it
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
+    /// Check whether the owner of a key has signed a component
+    Verify {
+        /// The component
+        file: PathBuf,
+        /// The public key: a file with PEM, also one of cosign
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// The signature, of slotd or of cosign [default: FILE.sig]
+        #[arg(long, value_name = "FILE")]
+        sig: Option<PathBuf>,
     },
 }
 

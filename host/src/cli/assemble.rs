@@ -5,26 +5,38 @@ use super::{
     boot::Booting,
     descriptors::{self, Descriptors},
     join::{self, Joined, PeerPort, Presence},
-    reload::Tokens,
+    reload::{AccessParts, Certificates},
     serve::{Running, StartError},
     serving::Serving,
 };
 use crate::{
-    buffers,
+    access::{self, Decider, PolicyFile, TokenStore},
+    audit, buffers,
     config::{Config, Listener},
     database::{OpenError, StorageOptions},
     effects::rules::SendRules,
-    http::{Admin, Api, App, Doing, HttpOptions, Notifiers, Server, Shutdown, Token},
-    limits,
+    http::{Admin, Api, App, Doing, HttpOptions, Notifiers, Server, Shutdown},
+    limits, modes,
     node::{Foundation, HttpRequester, Node, NodeOptions, RequestOptions},
     plugin::{CompileOptions, ComponentSource, PluginHost, PluginOptions},
+    registry::Registry,
     requests::{Grants, Rules},
+    signing,
     storage::DataDir,
     telemetry,
+    tls::{ListenerFiles, ListenerTls},
+};
+use slotd_access::{
+    Access, Hash,
+    Listener::{Admin as AdminListener, Api as ApiListener},
 };
 use slotd_outbound::Pace;
 use std::{sync::Arc, time::Duration};
 use tokio::{runtime::Handle, sync::oneshot, task::JoinHandle, time::timeout};
+
+/// Folders of a data directory whose files nobody else should read. Those with data have no secrets of
+/// the node's, and are as open as their folder.
+const PRIVATE: [(&str, &str); 2] = [(audit::FOLDER, "the audit log"), ("access", "tokens or keys")];
 
 /// Opens the node and binds its listeners. Call it on the runtime that answers probes and
 /// operators; everything else runs on the serving one.
@@ -60,11 +72,20 @@ async fn assemble(
     let descriptors =
         descriptors::divide(config.connections_max, config.connections_per_address, outbound);
     // Bound first, served last: an address in use is found before the data directory is touched.
-    let (api, admin, peers) = bind(config, control).await?;
-    let (path, storage) = (config.data_dir.clone(), storage_options(config));
-    let opened = crate::task::blocking(move || DataDir::open(&path, storage)).await;
-    let data_dir = opened.map_err(|e| StartError::Unavailable(e.to_string()))??;
+    let tls = certificates(config).await?;
+    let (api, admin, peers) = bind(config, control, &tls).await?;
+    tls.follow();
+    let (path, storage, sealing) =
+        (config.data_dir.clone(), storage_options(config), config.clone());
+    let opened = crate::task::blocking(move || {
+        let keys = super::seal::keyring(&sealing).map_err(StartError::Refused)?;
+        Ok::<_, StartError>(DataDir::open(&path, StorageOptions { keys, ..storage })?)
+    });
+    let data_dir = opened.await.map_err(|e| StartError::Unavailable(e.to_string()))??;
     let data_dir = Arc::new(data_dir);
+    for warning in modes::readable_in(data_dir.path(), &PRIVATE) {
+        tracing::warn!("{warning}");
+    }
     let (api_address, admin_address) = (api.local_addr(), admin.local_addr());
     let listeners = match &peers {
         // Only a cluster node may have to wait for others.
@@ -90,6 +111,9 @@ async fn assemble(
         _ => None,
     };
     let (shared, cluster) = joined.map(Joined::split).unzip();
+    let shutdown = Shutdown::new();
+    let registry = shared.as_ref().and_then(|shared| shared.registry.clone());
+    let (access_parts, tokens) = open_access(config, &data_dir, registry, &shutdown).await?;
     let requests = request_options(config);
     let requester = crate::task::blocking(move || HttpRequester::open(requests)).await;
     let requester = requester.map_err(|e| StartError::Unavailable(e.to_string()))?;
@@ -99,9 +123,15 @@ async fn assemble(
     let node = node.map_err(|e| StartError::Damaged(e.to_string()))?;
 
     buffers::shared().set_limit(config.buffers_bytes);
-    let http = http_options(config, &descriptors)?;
-    let tokens = Tokens { api: http.api_token.clone(), admin: http.admin_token.clone() };
-    let shutdown = Shutdown::new();
+    let http = http_options(config, &descriptors, &access_parts.decider, tokens);
+    let audit = node.audit().clone();
+    if let Some(policy) = access_parts.policy.clone() {
+        let access = access_parts.decider.access().clone();
+        node.set_deploy_keys(Arc::new(move |service| {
+            signing::deploy_keys(&access.policy(), service)
+        }));
+        crate::task::spawn("policy", policy.follow(audit.clone(), node.stopping()));
+    }
     let render = Arc::new(|| telemetry::metrics().render());
     let api_inside = Api::new(node.clone(), http.clone(), shutdown.clone());
     let scrape = scrape_source(&node);
@@ -128,7 +158,9 @@ async fn assemble(
     Ok(Running {
         api: api_address,
         admin: admin_address,
-        tokens,
+        access: access_parts,
+        tls,
+        audit: Some(audit),
         drained,
         stop: Box::new(move |grace| {
             let stopping = stop(parts, grace);
@@ -148,11 +180,13 @@ async fn assemble(
 async fn bind(
     config: &Config,
     control: &Handle,
+    tls: &Certificates,
 ) -> Result<(Server, Server, Option<PeerPort>), StartError> {
-    let api = listen("api", config.api.clone()).await?;
+    let api = listen("api", config.api.clone()).await?.with_tls(tls.api.clone());
     // A listener belongs to the runtime on which it is bound.
     let admin = crate::task::run_on(control, listen("admin", config.admin.clone())).await;
     let admin = admin.map_err(|e| StartError::Unavailable(e.to_string()))??;
+    let admin = admin.with_tls(tls.admin.clone());
     let peers = match config.is_cluster() {
         true => Some(PeerPort::bind(config.cluster.listen).await?),
         false => None,
@@ -234,14 +268,85 @@ impl Listeners {
     }
 }
 
+/// The listeners' certificates, from their files.
+async fn certificates(config: &Config) -> Result<Certificates, StartError> {
+    let (api, admin) = (config.api.tls(), config.admin.tls());
+    let open = |name: &'static str, files: Option<ListenerFiles>| {
+        files.map(|files| ListenerTls::open(name, files)).transpose()
+    };
+    let opened = crate::task::blocking(move || -> Result<_, String> {
+        Ok(Certificates { api: open("api", api)?, admin: open("admin", admin)? })
+    });
+    let opened = opened.await.map_err(|e| StartError::Unavailable(e.to_string()))?;
+    opened.map_err(StartError::Unavailable)
+}
+
 async fn listen(name: &'static str, listener: Listener) -> Result<Server, StartError> {
     let bound = Server::bind(listener.listen).await;
     bound.map_err(|error| StartError::listen(name, listener.listen, &error))
 }
 
-fn token(listener: &Listener) -> Result<Option<Token>, StartError> {
-    let token = listener.token.as_ref().map(|token| Token::new(token.reveal()));
+/// What decides who may do what, and where the named tokens are.
+///
+/// # Errors
+/// The policy is wrong, or what is stored of tokens and keys can't be read.
+async fn open_access(
+    config: &Config,
+    data_dir: &DataDir,
+    registry: Option<Registry>,
+    shutdown: &Shutdown,
+) -> Result<(AccessParts, TokenStore), StartError> {
+    let (api, admin) = (token(&config.api)?, token(&config.admin)?);
+    let secret = config.cluster.secret.clone().filter(|_| registry.is_some());
+    let audience = registry.as_ref().map_or(data_dir.node_id(), Registry::cluster_id).to_owned();
+    let (path, file) = (data_dir.path().to_owned(), config.access_file.clone());
+    let told = shutdown.clone();
+    let never_open = [(ApiListener, &config.api), (AdminListener, &config.admin)]
+        .map(|(listener, at)| (listener, is_never_open(config, at)));
+    let opened = crate::task::blocking(move || {
+        let secret = secret.as_ref().map(|secret| secret.reveal().as_bytes());
+        let key = access::minting_key(secret, &path, &audience).map_err(StartError::Damaged)?;
+        let access = Access::new(api, admin, key);
+        for (listener, is_never_open) in never_open {
+            if is_never_open {
+                access.never_open(listener);
+            }
+        }
+        let decider = Decider::new(access, move || told.look());
+        let tokens = match registry {
+            Some(_) => None,
+            None => {
+                let tokens = TokenStore::of_data_dir(&path, decider.clone());
+                Some(tokens.map_err(StartError::Damaged)?)
+            }
+        };
+        let policy = file.map(|file| PolicyFile::open(file.into(), decider.clone())).transpose();
+        Ok((decider, tokens, registry, policy.map_err(StartError::Refused)?))
+    });
+    let opened: Result<_, StartError> =
+        opened.await.map_err(|e| StartError::Unavailable(e.to_string()))?;
+    let (decider, tokens, registry, policy) = opened?;
+    let tokens = match (tokens, registry) {
+        (Some(tokens), _) => tokens,
+        // Its watch is a task of this runtime.
+        (None, Some(registry)) => {
+            TokenStore::of_cluster(registry, decider.clone()).map_err(StartError::Damaged)?
+        }
+        (None, None) => TokenStore::none(),
+    };
+    Ok((AccessParts { decider, policy }, tokens))
+}
+
+fn token(listener: &Listener) -> Result<Option<Hash>, StartError> {
+    let token = listener.token.as_ref().map(|token| access::static_token(token.reveal()));
     token.transpose().map_err(StartError::Unavailable)
+}
+
+/// Others than this machine reach it, and its operator has not said that anyone may; or certificates are accepted
+/// there, which then are needed.
+fn is_never_open(config: &Config, listener: &Listener) -> bool {
+    let exposed = listener.is_exposed() && !config.insecure;
+    exposed || listener.tls_client_authority.is_some()
 }
 
 fn storage_options(config: &Config) -> StorageOptions {
@@ -304,17 +409,22 @@ fn request_options(config: &Config) -> RequestOptions {
     }
 }
 
-fn http_options(config: &Config, descriptors: &Descriptors) -> Result<HttpOptions, StartError> {
-    Ok(HttpOptions {
+fn http_options(
+    config: &Config,
+    descriptors: &Descriptors,
+    decider: &Decider,
+    tokens: TokenStore,
+) -> HttpOptions {
+    HttpOptions {
         body_bytes_max: config.body_bytes_max,
         buffers: buffers::shared().clone(),
         request_deadline: config.request_deadline,
         connections: descriptors.api,
         admin_connections: descriptors.admin,
-        api_token: token(&config.api)?,
-        admin_token: token(&config.admin)?,
+        access: decider.access().clone(),
+        tokens,
         notify: config.notify.as_deref().map(Notifiers::parse).unwrap_or_default(),
-    })
+    }
 }
 
 impl From<OpenError> for StartError {

@@ -3,17 +3,19 @@
 
 use super::{
     exit::{CliError, Exit},
+    https::{self, Tls},
     json::Json,
 };
-use crate::{limits, text::clip};
+use crate::{limits, text::clip, tls::ClientFiles};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::{body::Incoming, client::conn::http1::SendRequest};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use std::{fmt::Write as _, time::Duration};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::{Instant, timeout_at},
 };
@@ -27,6 +29,8 @@ pub struct Client {
     port: u16,
     /// Prefix of paths, without a trailing slash.
     prefix: String,
+    /// `None`: plain HTTP.
+    tls: Option<Tls>,
     token: Option<String>,
     timeout: Duration,
     /// How to set another node and the token: differs between the two APIs.
@@ -53,6 +57,9 @@ pub const ADMIN: Hints = Hints {
         or $SLOTD_ADMIN_URL.",
 };
 
+/// How a listener with TLS answers a request in clear.
+const SPEAKS_TLS: &[u8] = b"This port speaks TLS";
+
 /// A successful answer.
 #[derive(Clone, Debug)]
 pub struct Answer {
@@ -73,40 +80,41 @@ impl Answer {
 }
 
 impl Client {
+    /// Reads `files` if the URL is of https.
+    ///
     /// # Errors
-    /// Invalid URL, or an https URL.
+    /// Invalid URL, or files that can't be used.
     pub fn new(
         url: &str,
         token: Option<String>,
         timeout: Duration,
         hints: Hints,
+        files: &ClientFiles,
     ) -> Result<Self, CliError> {
         let bad = |why: &str| {
             CliError::usage(format!(
-                "{url:?} is not a node's URL: {why} (give http://HOST:PORT with {})",
+                "{url:?} is not a node's URL: {why} (give http://HOST:PORT or https://HOST:PORT with {})",
                 hints.url
             ))
         };
         let uri: Uri = url.parse().map_err(|_| bad("it can't be parsed"))?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => {
-                return Err(bad(
-                    "slotd speaks plain HTTP only; for TLS, put a proxy in front of slotd and reach it through a tunnel",
-                ));
-            }
-            _ => return Err(bad("it does not start with http://")),
-        }
+        let secure = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(bad("it does not start with http:// or https://")),
+        };
         if uri.query().is_some() || url.contains('@') {
             return Err(bad("it has more than a host, a port and a path"));
         }
         let host =
             uri.host().filter(|host| !host.is_empty()).ok_or_else(|| bad("it has no host"))?;
+        let tls = secure.then(|| Tls::new(host, files)).transpose().map_err(CliError::usage)?;
         Ok(Self {
             url: url.trim_end_matches('/').into(),
             host: host.into(),
-            port: uri.port_u16().unwrap_or(80),
+            port: uri.port_u16().unwrap_or(if secure { 443 } else { 80 }),
             prefix: uri.path().trim_end_matches('/').into(),
+            tls,
             token,
             timeout,
             hints,
@@ -180,7 +188,7 @@ impl Client {
                 "the answer (status {}) is larger than {bytes_max} bytes",
                 status.as_u16()
             )),
-            None => self.broken(&error),
+            None => self.broken(&*error),
         })?;
         Ok(body.to_bytes())
     }
@@ -230,15 +238,37 @@ impl Client {
             })?;
         // Small requests must not wait for more to send.
         let _ = stream.set_nodelay(true);
-        let connected = hyper::client::conn::http1::handshake(TokioIo::new(stream));
-        let (mut sender, connection) = connected.await.map_err(|error| self.broken(&error))?;
-        // Ends with the answer's body, or when the sender and body are dropped.
-        crate::task::run(connection);
+        let mut sender = match &self.tls {
+            None => self.carry(stream).await?,
+            Some(tls) => {
+                let connected = timeout_at(connect_until, tls.connect(stream)).await;
+                let connected = connected.map_err(|_| self.unreachable("TLS timed out"))?;
+                self.carry(connected.map_err(|error| self.distrusted(&error))?).await?
+            }
+        };
         let answer = timeout_at(until, sender.send_request(request))
             .await
             .map_err(|_| self.late())?
             .map_err(|error| self.broken(&error))?;
         Ok(answer.into_parts())
+    }
+
+    /// Speaks HTTP over a connection.
+    async fn carry(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    ) -> Result<SendRequest<Full<Bytes>>, CliError> {
+        let connected = hyper::client::conn::http1::handshake(TokioIo::new(stream));
+        let (sender, connection) = connected.await.map_err(|error| self.broken(&error))?;
+        // Ends with the answer's body, or when the sender and body are dropped.
+        crate::task::run(connection);
+        Ok(sender)
+    }
+
+    /// The handshake of TLS has failed: nothing was sent.
+    fn distrusted(&self, error: &std::io::Error) -> CliError {
+        let why = https::explain(error).unwrap_or_else(|| format!("TLS failed: {error}"));
+        CliError::new(Exit::Unreachable, format!("can't use {}: {why}", self.url))
     }
 
     fn unreachable(&self, why: &str) -> CliError {
@@ -259,7 +289,10 @@ impl Client {
             ),
         )
     }
-    fn broken(&self, error: &dyn std::fmt::Display) -> CliError {
+    fn broken(&self, error: &(dyn std::error::Error + 'static)) -> CliError {
+        if let Some(why) = https::explain(error) {
+            return CliError::new(Exit::Unreachable, format!("can't use {}: {why}", self.url));
+        }
         CliError::new(
             Exit::Unreachable,
             format!(
@@ -272,6 +305,12 @@ impl Client {
     /// The error in an answer other than 2xx.
     fn refused(&self, status: u16, answer: &Answer) -> CliError {
         let exit = if status >= 500 { Exit::Server } else { Exit::Refused };
+        if status == 400 && self.tls.is_none() && answer.body.starts_with(SPEAKS_TLS) {
+            return CliError::new(
+                exit,
+                format!("{} speaks TLS: begin the URL with https://", self.url),
+            );
+        }
         let problem: Option<Value> = serde_json::from_slice(&answer.body).ok();
         let Some(problem) = problem.filter(|p| p.get("code").is_some_and(Value::is_string)) else {
             return CliError::new(

@@ -2,6 +2,7 @@
 
 use super::serve::StartError;
 use crate::{
+    audit::AuditStream,
     backoff::Backoff,
     cluster::{ChangeAvoid, ClusterOptions, LateHandler, ReportUnfit},
     config::{Config, Loaded},
@@ -9,7 +10,11 @@ use crate::{
     http::Doing,
     level::{self, FeatureLevel},
     limits,
-    log::jetstream::{self, JetStreamLog},
+    log::{
+        SlotLog,
+        jetstream::{self, JetStreamLog},
+        sealed::SealedLog,
+    },
     membership::{self, Fatal, Membership, Terms},
     nats::{Nats, NatsError, NatsOptions},
     node::{LevelDuties, Shared},
@@ -18,6 +23,7 @@ use crate::{
     registry::{Reader, Registry, Settings},
     ring::RING_SCHEME,
     rpc::{self, PeerLinks, RpcOptions},
+    seal::Keyring,
     service::Catalogue,
     state::snapshot::{Objects, SnapshotError, SnapshotOptions, Snapshots, Target},
     storage::DataDir,
@@ -151,6 +157,7 @@ pub(super) async fn engine(config: &Config, doing: &Doing) -> Result<Engine, Sta
     let options = NatsOptions {
         servers: servers.split(',').map(ToOwned::to_owned).collect(),
         credentials: config.nats.credentials.as_ref().map(Into::into),
+        tls: config.nats.tls(),
         cluster: config.cluster.name.clone(),
         replicas: config.nats.replicas,
         streams,
@@ -182,8 +189,9 @@ async fn check_sync(config: &Config) -> Result<(), StartError> {
         );
         return Ok(());
     };
+    let tls = config.nats.tls();
     for monitor in monitors.split(',') {
-        match Nats::check_sync(&[monitor.to_owned()]).await {
+        match Nats::check_sync(&[monitor.to_owned()], &tls).await {
             // It may be down; the others are checked all the same.
             Err(NatsError::Unavailable(why)) => tracing::warn!(
                 why,
@@ -217,7 +225,11 @@ pub(super) async fn join(
     let identity = Arc::new(identity.map_err(StartError::Refused)?);
     let Engine { nats, registry, catalogue } = engine;
     belong(data_dir, registry.cluster_id())?;
-    let (log, snapshots) = open_data(config, &nats, doing).await?;
+    let keys = data_dir.keys();
+    retrying(config, doing, "the registry", || registry.seal_with(keys)).await?;
+    data_dir.seal().map_err(|e| StartError::Unavailable(e.to_string()))?;
+    let (log, snapshots) = open_data(config, &nats, keys, doing).await?;
+    let audit = retrying(config, doing, "the audit log", || AuditStream::open(&nats)).await?;
     let bound = port.tcp.local_addr().map_err(|e| StartError::Unavailable(e.to_string()))?;
     let mut advertised = config.cluster.advertise.unwrap_or(bound);
     if advertised.port() == 0 {
@@ -281,7 +293,7 @@ pub(super) async fn join(
     let passing = is_named_by_dns(config).then(|| (registry.clone(), reader.clone()));
     let placement = registry.placement();
     let shared = Shared {
-        log: Arc::new(log),
+        log,
         snapshots: Arc::new(snapshots),
         catalogue,
         peers: links.clone(),
@@ -289,6 +301,7 @@ pub(super) async fn join(
         members: membership.members(),
         placement,
         change_placement: change_placement(registry.clone()),
+        audit: Some(audit),
         registry: Some(registry),
         leave: leave(membership.clone()),
         level: Some(LevelDuties { reader, expel: expel(membership.clone()) }),
@@ -310,8 +323,9 @@ pub(super) async fn join(
 async fn open_data(
     config: &Config,
     nats: &Nats,
+    keys: &Keyring,
     doing: &Doing,
-) -> Result<(JetStreamLog, Snapshots), StartError> {
+) -> Result<(Arc<dyn SlotLog>, Snapshots), StartError> {
     let batch_bytes = jetstream::batch_bytes_max(config.body_bytes_max);
     let log = retrying(config, doing, "the log", || {
         JetStreamLog::open(nats.clone(), config.slot_count, batch_bytes)
@@ -321,7 +335,8 @@ async fn open_data(
     let objects = retrying(config, doing, "the snapshots", || {
         Objects::open(&target, &config.cluster.name, Some(nats))
     });
-    Ok((log, Snapshots::new(objects.await?, SnapshotOptions::default())))
+    let snapshots = Snapshots::new(objects.await?.sealed(keys), SnapshotOptions::default());
+    Ok((SealedLog::over(Arc::new(log), keys), snapshots))
 }
 
 /// Looks for peers among the seeds and in the DNS.

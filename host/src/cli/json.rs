@@ -8,7 +8,7 @@ use super::{
 use crate::http::{is_json, present};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
-use std::{borrow::Cow, fmt, ops::Deref};
+use std::{borrow::Cow, collections::BTreeMap, fmt, ops::Deref};
 
 /// An answer: parsed as a [`Value`], shown as its original text.
 #[derive(Clone, Debug)]
@@ -95,6 +95,8 @@ pub struct Page<'a> {
 pub struct Entry<'a> {
     pub seq: u64,
     pub sender: Option<String>,
+    /// Who its client was shown to be.
+    pub client: Option<Client>,
     pub time_ms: u64,
     pub plugin: String,
     /// Of a message that a timer of the session sent.
@@ -151,6 +153,29 @@ impl fmt::Display for Caused {
             (None, _) => {}
         }
         due_ms.map_or(Ok(()), |due_ms| write!(f, " for {}", output::format_time(due_ms)))
+    }
+}
+
+/// Who a client was shown to be.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct Client {
+    kind: String,
+    subject: Option<String>,
+    claims: BTreeMap<String, String>,
+}
+
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, subject, claims } = self;
+        f.write_str(kind)?;
+        if let Some(subject) = subject {
+            write!(f, ":{subject}")?;
+        }
+        for (at, (name, value)) in claims.iter().enumerate() {
+            write!(f, "{}{name}={value}", if at == 0 { " (" } else { ", " })?;
+        }
+        f.write_str(if claims.is_empty() { "" } else { ")" })
     }
 }
 
@@ -303,7 +328,7 @@ impl fmt::Display for Presence {
 }
 
 impl Entry<'_> {
-    /// What it comes from: the client that gave its name, or what is no client.
+    /// What it comes from: the client that gave its name, or that was shown to be somebody, or what is no client.
     pub fn from(&self) -> Option<String> {
         let timer = self.timer.as_ref().map(Firing::to_string);
         let delivery = self.delivery.as_ref().map(Delivery::to_string);
@@ -312,7 +337,12 @@ impl Entry<'_> {
         let part = self.part.as_ref().map(HttpPart::to_string);
         let presence = self.presence.as_ref().map(Presence::to_string);
         let sessions = timer.or(delivery).or(answer);
-        self.sender.clone().or(sessions).or(http).or(part).or(presence)
+        let client = self.client.as_ref().map(Client::to_string);
+        let client = match (&self.sender, client) {
+            (Some(sender), Some(client)) => Some(format!("{sender}, {client}")),
+            (sender, client) => sender.clone().or(client),
+        };
+        client.or(sessions).or(http).or(part).or(presence)
     }
     /// What it has led to, if anything.
     pub fn led_to(&self) -> Option<String> {
@@ -440,6 +470,12 @@ mod tests {
                 Some("subscribers: absent"),
             ),
             (r#"{"seq": 3, "sender": "ann"}"#, Some("ann")),
+            (
+                r#"{"sender": "ann", "client": {"kind": "accounts", "subject": "u-7",
+                    "claims": {"org": "a,b", "role": "staff"}}}"#,
+                Some("ann, accounts:u-7 (org=a,b, role=staff)"),
+            ),
+            (r#"{"client": {"kind": "root"}}"#, Some("root")),
             (r#"{"seq": 3}"#, None),
         ] {
             assert_eq!(read::<Entry<'_>>(text).unwrap().from().as_deref(), expected);

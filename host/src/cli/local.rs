@@ -6,6 +6,7 @@ use super::{
     exit::{CliError, Exit},
     output,
     plugin::{self, ScriptOptions},
+    signing,
 };
 use crate::{
     config::{Config, keys::KEYS},
@@ -47,6 +48,9 @@ pub async fn plugin(command: PluginCmd, json: bool) -> Result<(), CliError> {
             }
         }
         PluginCmd::Check { file } => check(&file, json).await,
+        PluginCmd::Keygen { out } => signing::keygen(&out, json),
+        PluginCmd::Sign { file, key } => signing::sign(&file, &key, json),
+        PluginCmd::Verify { file, key, sig } => signing::verify(&file, &key, sig.as_deref(), json),
     }
 }
 
@@ -158,6 +162,8 @@ pub fn config(command: ConfigCmd, json: bool) -> Result<(), CliError> {
         ConfigCmd::Check(args) => {
             let loaded = load(args)?;
             let secrets = secrets(&loaded.config)?;
+            // A command is not run: it may ask somebody for something.
+            super::seal::keyring_of_file(&loaded.config).map_err(CliError::usage)?;
             let file = loaded.file.as_ref().map(|file| file.display().to_string());
             if json {
                 let value = serde_json::json!({

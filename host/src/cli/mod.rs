@@ -3,6 +3,7 @@
 mod admin;
 mod args;
 mod assemble;
+mod audit;
 mod boot;
 mod client;
 mod cluster;
@@ -11,6 +12,7 @@ mod dev;
 #[cfg(test)]
 mod docs;
 mod exit;
+mod https;
 mod join;
 mod json;
 mod local;
@@ -19,21 +21,24 @@ mod operate;
 mod output;
 mod plugin;
 mod reload;
+mod seal;
 mod serve;
 mod service;
 mod serving;
 mod sessions;
 mod signals;
+mod signing;
 mod sse;
 mod tail;
 #[cfg(test)]
 mod tests;
 mod timers;
 mod tls;
+mod tokens;
 
 pub use args::Cli;
 pub use exit::{CliError, Exit};
-pub use reload::Tokens;
+pub use reload::AccessParts;
 pub use serve::{Running, StartError};
 
 use crate::{
@@ -138,8 +143,12 @@ async fn command(command: Cmd, json: bool) -> Result<(), CliError> {
         Cmd::Node(NodeCmd::Drain(args)) => nodes::drain(args, json).await,
         Cmd::Node(NodeCmd::Forget(args)) => nodes::forget(args, json).await,
         Cmd::Moves(args) => nodes::moves(args, json).await,
+        Cmd::AuditLog(args) => audit::audit_log(args, json).await,
         Cmd::Cluster(command) => cluster::run(command, json).await,
         Cmd::Tls(command) => tls::run(&command, json),
+        Cmd::Token(command) => tokens::token(command, json).await,
+        Cmd::Auth(command) => tokens::auth(command, json).await,
+        Cmd::Seal(command) => seal::run(&command, json),
         Cmd::Plugin(command) => local::plugin(command, json).await,
         Cmd::Config(command) => local::config(command, json),
         Cmd::Openapi => local::openapi(),

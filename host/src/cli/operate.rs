@@ -303,7 +303,7 @@ pub async fn delete(args: SessionDelete, json: bool) -> Result<(), CliError> {
         return delete_one(&args.service, &session, &args.api, json).await;
     };
     let timeout = args.api.wait.timeout.unwrap_or(limits::CLIENT_TIMEOUT_DEFAULT);
-    let client = args.admin.client(timeout)?;
+    let client = args.admin.client(timeout, &args.api.tls)?;
     let service = ServiceName::parse(&args.service)?;
     let many = Many { client, service, prefix };
     let counted = many.go_through(true, json).await?;

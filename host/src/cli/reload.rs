@@ -2,24 +2,49 @@
 
 use super::args::ConfigArgs;
 use crate::{
-    config::{Config, Loaded, keys::KEYS},
-    http::Token,
+    access::{Decider, PolicyFile, static_token},
+    audit::{Audit, Change},
+    config::{Config, Loaded, Secret, keys::KEYS},
     limits, telemetry,
+    tls::ListenerTls,
 };
+use slotd_access::Listener;
+use std::sync::Arc;
 use tokio::time::timeout;
 
-/// The node's tokens; `None`: that listener requires none.
-#[derive(Clone, Debug, Default)]
-pub struct Tokens {
-    pub api: Option<Token>,
-    pub admin: Option<Token>,
+/// What decides who may do what on a running node.
+#[derive(Clone)]
+pub struct AccessParts {
+    pub decider: Decider,
+    pub policy: Option<Arc<PolicyFile>>,
+}
+
+/// The listeners' TLS; `None`: that listener has none.
+#[derive(Clone, Default)]
+pub struct Certificates {
+    pub api: Option<ListenerTls>,
+    pub admin: Option<ListenerTls>,
+}
+
+impl Certificates {
+    fn all(&self) -> impl Iterator<Item = &ListenerTls> {
+        self.api.iter().chain(&self.admin)
+    }
+    /// Looks at the files until the process ends.
+    pub fn follow(&self) {
+        for tls in self.all() {
+            crate::task::spawn("certificates", tls.clone().follow());
+        }
+    }
 }
 
 /// A running node's configuration, and the parts that can change.
 pub(super) struct Reload {
     sources: ConfigArgs,
     running: Config,
-    tokens: Tokens,
+    access: AccessParts,
+    tls: Certificates,
+    audit: Option<Audit>,
 }
 
 /// The changes in a new configuration.
@@ -30,8 +55,14 @@ struct Changes {
 }
 
 impl Reload {
-    pub fn new(sources: ConfigArgs, running: Config, tokens: Tokens) -> Self {
-        Self { sources, running, tokens }
+    pub fn new(
+        sources: ConfigArgs,
+        running: Config,
+        access: AccessParts,
+        tls: Certificates,
+        audit: Option<Audit>,
+    ) -> Self {
+        Self { sources, running, access, tls, audit }
     }
 
     /// Reloads the configuration and reports the result. If it is invalid, or can't be read,
@@ -46,9 +77,29 @@ impl Reload {
             Ok(Err(error)) => return refused(&error.to_string()),
             Err(_) => return refused("a file could not be read in time"),
         };
+        if let Err(why) = self.audit(&loaded).await {
+            return refused(&why);
+        }
+        for tls in self.tls.all() {
+            tls.clone().looked(true).await;
+        }
         match self.take(&loaded) {
             Ok(changes) => report(&changes),
             Err(why) => return refused(&why),
+        }
+        if let Some(policy) = self.access.policy.clone() {
+            let read = crate::task::blocking(move || policy.reload());
+            match timeout(limits::RELOAD_WAIT, read).await {
+                Ok(read) => {
+                    let change = read.ok().flatten();
+                    if let Some((audit, change)) = self.audit.as_ref().zip(change) {
+                        audit.note(change).await;
+                    }
+                }
+                Err(_) => {
+                    tracing::error!("SIGHUP: the policy (access.file) could not be read in time");
+                }
+            }
         }
         for line in loaded.notes {
             tracing::info!("{line}");
@@ -56,6 +107,23 @@ impl Reload {
         for warning in loaded.warnings {
             tracing::warn!("{warning}");
         }
+    }
+
+    /// Writes which tokens are about to be replaced; without a line none is.
+    async fn audit(&self, loaded: &Loaded) -> Result<(), String> {
+        let new = &loaded.config;
+        let listeners = [
+            ("api", &self.running.api.token, &new.api.token),
+            ("admin", &self.running.admin.token, &new.admin.token),
+        ];
+        for (name, now, then) in listeners {
+            let replaced = now.is_some() && then.is_some() && now != then;
+            let Some(audit) = self.audit.as_ref().filter(|_| replaced) else { continue };
+            let mut change = Change::event("static-token-replaced");
+            change.subject.insert("listener".into(), name.into());
+            audit.event(change).await.map_err(|error| error.detail.into_owned())?;
+        }
+        Ok(())
     }
 
     fn take(&mut self, loaded: &Loaded) -> Result<Changes, String> {
@@ -69,16 +137,16 @@ impl Reload {
             match key {
                 "log.filter" => telemetry::set_filter(&new.log_filter)?,
                 "api.token" => {
-                    let (now, then) = (&self.tokens.api, &new.api.token);
-                    if !replace(now, then.as_ref().map(|token| token.reveal()))? {
+                    let (now, then) = (&self.running.api.token, &new.api.token);
+                    if !self.replace(Listener::Api, now.as_ref(), then.as_ref())? {
                         changes.at_restart.push(key);
                         continue;
                     }
                     self.running.api.token.clone_from(then);
                 }
                 "admin.token" => {
-                    let (now, then) = (&self.tokens.admin, &new.admin.token);
-                    if !replace(now, then.as_ref().map(|token| token.reveal()))? {
+                    let (now, then) = (&self.running.admin.token, &new.admin.token);
+                    if !self.replace(Listener::Admin, now.as_ref(), then.as_ref())? {
                         changes.at_restart.push(key);
                         continue;
                     }
@@ -96,14 +164,18 @@ impl Reload {
         self.running.log_filter.clone_from(&new.log_filter);
         Ok(changes)
     }
-}
 
-/// Changes a token's value. Whether there is one decides who may use the API at all, and can't
-/// change while the node runs.
-fn replace(now: &Option<Token>, then: Option<&str>) -> Result<bool, String> {
-    match (now, then) {
-        (Some(now), Some(then)) => now.replace(then).map(|()| true),
-        _ => Ok(false),
+    /// Changes a token's value. Whether there is one decides who may use the API at all, and can't
+    /// change while the node runs.
+    fn replace(
+        &self,
+        listener: Listener,
+        now: Option<&Secret>,
+        then: Option<&Secret>,
+    ) -> Result<bool, String> {
+        let (Some(_), Some(then)) = (now, then) else { return Ok(false) };
+        self.access.decider.set_static(listener, Some(static_token(then.reveal())?));
+        Ok(true)
     }
 }
 
@@ -138,15 +210,19 @@ mod tests {
     #[test]
     fn tokens_change_and_what_can_not_is_named() {
         let first = loaded(&[("api.token", "hunter2hunter2")]).config;
-        let token = Token::new("hunter2hunter2").unwrap();
-        let tokens = Tokens { api: Some(token.clone()), admin: None };
-        let mut reload = Reload::new(ConfigArgs::default(), first, tokens);
+        let access = crate::access::of_test(Some("hunter2hunter2"), None);
+        let decider = Decider::new(access.clone(), || {});
+        let parts = AccessParts { decider, policy: None };
+        let mut reload =
+            Reload::new(ConfigArgs::default(), first, parts, Certificates::default(), None);
         let second =
             [("api.token", "another-token"), ("admin.token", "a-token-more"), ("node", "x")];
         let changes = reload.take(&loaded(&second)).unwrap();
         assert_eq!(changes.now, ["api.token"]);
         assert_eq!(changes.at_restart, ["node", "admin.token"]);
-        assert!(token.matches(b"another-token") && !token.matches(b"hunter2hunter2"));
+        let shown = |token: &str| access.identify_now(Listener::Api, token.as_bytes(), 0);
+        assert!(shown("another-token").is_some_and(|it| it.is_ok()));
+        assert!(shown("hunter2hunter2").is_some_and(|it| it.is_err()));
         let again = reload.take(&loaded(&second)).unwrap();
         assert!(again.now.is_empty(), "{again:?}");
     }

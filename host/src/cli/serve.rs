@@ -5,11 +5,12 @@ use super::{
     assemble::start,
     exit::{CliError, Exit},
     join, output,
-    reload::{Reload, Tokens},
+    reload::{AccessParts, Certificates, Reload},
     serving::Serving,
     signals::{SignalAction, Signals},
 };
 use crate::{
+    audit::Audit,
     config::{Config, Loaded},
     limits,
     telemetry::{self, panics},
@@ -32,8 +33,12 @@ pub struct Running {
     /// flushes and closes the store. An error names what did not finish; no acknowledged message is
     /// lost by it.
     pub stop: Stop,
-    /// The listeners' tokens; replacing one in a clone replaces it in the listener.
-    pub tokens: Tokens,
+    /// Who may do what; what is replaced in a clone is replaced for the listeners.
+    pub access: AccessParts,
+    /// The listeners with TLS.
+    pub tls: Certificates,
+    /// Where changes by a signal are written; `None` only in tests.
+    pub(super) audit: Option<Audit>,
     /// Resolves, with the reason, when an essential part has ended.
     pub failed: BoxFuture<'static, String>,
     /// Resolves when an operator has ordered, through any node, that this one hand over everything
@@ -169,8 +174,8 @@ async fn run(
     };
     announce(&running, addresses_file, json)?;
 
-    let Running { stop, mut failed, mut drained, tokens, .. } = running;
-    let mut reload = Reload::new(sources, config.clone(), tokens);
+    let Running { stop, mut failed, mut drained, access, tls, audit, .. } = running;
+    let mut reload = Reload::new(sources, config.clone(), access, tls, audit);
     let failure = loop {
         tokio::select! {
             signal = signals.next() => match signal {
@@ -252,7 +257,15 @@ fn announce(running: &Running, addresses_file: Option<&Path>, json: bool) -> Res
     let line = match json {
         true => addresses.to_string(),
         false => {
-            format!("slotd is ready: API http://{}, admin http://{}", running.api, running.admin)
+            let Certificates { api, admin } = &running.tls;
+            let scheme = |tls: &Option<_>| if tls.is_some() { "https" } else { "http" };
+            format!(
+                "slotd is ready: API {}://{}, admin {}://{}",
+                scheme(api),
+                running.api,
+                scheme(admin),
+                running.admin
+            )
         }
     };
     // There may be no reader; the node serves all the same.
@@ -273,7 +286,12 @@ mod tests {
             api: "127.0.0.1:5".parse().unwrap(),
             admin: "[::1]:6".parse().unwrap(),
             stop: Box::new(|_| Box::pin(async { Ok(()) })),
-            tokens: Tokens::default(),
+            access: AccessParts {
+                decider: crate::access::Decider::new(crate::access::of_test(None, None), || {}),
+                policy: None,
+            },
+            tls: Certificates::default(),
+            audit: None,
             failed: Box::pin(std::future::pending()),
             drained: Box::pin(std::future::pending()),
         };

@@ -207,7 +207,7 @@ pub async fn sessions(args: Sessions, json: bool) -> Result<(), CliError> {
     let answer = if args.pinned {
         let timeout = args.api.wait.timeout.unwrap_or(limits::CLIENT_TIMEOUT_DEFAULT);
         let path = format!("/admin/v1/services/{service}/pinned{}", query(&parameters));
-        args.admin.client(timeout)?.get(&path).await?
+        args.admin.client(timeout, &args.api.tls)?.get(&path).await?
     } else {
         parameters.push(("prefix", args.prefix));
         let path = format!("/v1/services/{service}/sessions{}", query(&parameters));

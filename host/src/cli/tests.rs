@@ -1,4 +1,5 @@
 use super::{args::*, client::*, exit::*};
+use crate::tls::ClientFiles;
 use clap::{CommandFactory as _, Parser as _};
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -30,7 +31,14 @@ async fn server(answers: Vec<&'static str>) -> (Client, tokio::task::JoinHandle<
         }
         asked
     });
-    let client = Client::new(&url, Some("t0ken".into()), Duration::from_secs(20), API).unwrap();
+    let client = Client::new(
+        &url,
+        Some("t0ken".into()),
+        Duration::from_secs(20),
+        API,
+        &ClientFiles::default(),
+    )
+    .unwrap();
     (client, asked)
 }
 
@@ -123,9 +131,10 @@ fn all_dead_messages_are_named_as_such() {
 
 #[test]
 fn urls_that_can_not_work_are_refused_with_a_reason() {
-    let try_url = |url: &str| Client::new(url, None, Duration::from_secs(1), API);
+    let try_url =
+        |url: &str| Client::new(url, None, Duration::from_secs(1), API, &ClientFiles::default());
     for (url, reason) in [
-        ("https://x", "plain HTTP"),
+        ("https://x_y!/", "no name of a host"),
         ("127.0.0.1:7070", "http://"),
         ("http://u:p@x", "more than a host"),
         ("http://x/?a", "more than a host"),
@@ -143,7 +152,8 @@ async fn nobody_there_says_how_to_start() {
     // Bound and dropped: nothing listens there now.
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let url = format!("http://127.0.0.1:{port}");
-    let client = Client::new(&url, None, Duration::from_secs(5), ADMIN).unwrap();
+    let client =
+        Client::new(&url, None, Duration::from_secs(5), ADMIN, &ClientFiles::default()).unwrap();
     let error = client.get("/x").await.unwrap_err();
     assert_eq!(error.exit, Exit::Unreachable);
     assert!(error.message.contains("slotd serve") && error.message.contains("--admin-url"));
@@ -215,7 +225,8 @@ async fn a_stream_that_breaks_goes_on_after_the_last_event() {
 async fn a_silent_node_is_given_up() {
     let listener = Arc::new(TcpListener::bind("127.0.0.1:0").await.unwrap());
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let client = Client::new(&url, None, Duration::from_millis(50), API).unwrap();
+    let client =
+        Client::new(&url, None, Duration::from_millis(50), API, &ClientFiles::default()).unwrap();
     let error = client.get("/x").await.unwrap_err();
     assert_eq!(error.exit, Exit::Unreachable);
     assert!(error.message.contains("--timeout"), "{}", error.message);

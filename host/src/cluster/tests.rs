@@ -220,6 +220,7 @@ impl World {
                 change.send_modify(|placement| by(&mut Arc::make_mut(placement).avoid));
                 Box::pin(std::future::ready(Ok(())))
             }),
+            audit: None,
             options: ClusterOptions {
                 request_deadline: Duration::from_secs(20),
                 held_max: self.held_max,
@@ -291,6 +292,7 @@ impl World {
             content_type: "text/plain".into(),
             body: Bytes::copy_from_slice(body.as_bytes()),
             trace: None,
+            client: None,
         };
         node.send(&key(session), message).await.map(|sent| sent.seq)
     }
@@ -403,6 +405,7 @@ async fn slots_move_under_load_without_loss() {
                             content_type: "text/plain".into(),
                             body: body.clone(),
                             trace: None,
+                            client: None,
                         };
                         pending.push(node.enqueue(&key, message).await.unwrap());
                         sent.push(body);

@@ -51,6 +51,12 @@ pub const OTHER_ENV: &[(&str, &str)] = &[
     ("SLOTD_CONFIG", "the configuration file, if `--config` is not given"),
     ("SLOTD_URL", "the API's URL for client commands (`--url`)"),
     ("SLOTD_ADMIN_URL", "the admin API's URL for client commands (`--admin-url`)"),
+    (
+        "SLOTD_CA",
+        "the authorities of `https://` URLs for client commands (`--ca`), instead of the system's",
+    ),
+    ("SLOTD_CERT", "the client certificate for the admin API (`--cert`)"),
+    ("SLOTD_KEY", "its private key (`--key`)"),
     ("DNS_CLUSTER_QUERY", "DNS names to poll for the addresses of peers; blank: none"),
     (
         "DNS_CLUSTER_NODE_BASENAME",
@@ -86,12 +92,14 @@ pub const OTHER_ENV: &[(&str, &str)] = &[
 pub const TABLES: &[(&str, &str)] = &[
     ("api", "The listener for clients."),
     ("admin", "The listener for operators: deploys, slots, metrics, health."),
+    ("access", "Who may do what on both listeners (docs/access.md)."),
     ("effects", "What handlers may do outside of their session."),
     ("slots", "Limits of a slot."),
     ("guests", "Limits of plugins."),
     ("store", "The embedded log and state."),
     ("nats", "The log engine of a cluster. Without `nats.servers`, slotd runs as a single node."),
     ("cluster", "How the nodes of a cluster find and trust each other."),
+    ("seal", "Encrypting what is kept."),
     ("snapshots", "Where a cluster keeps the state behind the part of the log that was trimmed."),
     ("log", "What slotd writes to its standard error."),
 ];
@@ -182,8 +190,8 @@ pub static KEYS: &[Key] = &[
         Kind::Flag,
         Flag,
         insecure,
-        "Allow a listener on a non-loopback address without a token. Anyone who reaches it can \
-         then do everything."
+        "Allow a listener on a non-loopback address without a token, a rule or a grant, and without TLS. Anyone who \
+         reaches it can then do everything."
     ),
     same!(
         "level_wait",
@@ -225,6 +233,30 @@ pub static KEYS: &[Key] = &[
         Text,
         api.token_file,
         "A file that contains the API token; a line break at its end is ignored."
+    ),
+    optional!(
+        "api.tls_certificate",
+        Kind::Path,
+        Text,
+        api.tls_certificate,
+        "A PEM file with the API's certificate, and those between it and its authority: the API's \
+         listener then speaks TLS only. With `api.tls_key`. Looked at every 5 s and at SIGHUP; \
+         connections that are open go on. See docs/tls.md."
+    ),
+    optional!(
+        "api.tls_key",
+        Kind::Path,
+        Text,
+        api.tls_key,
+        "A PEM file with that certificate's private key. Only slotd should be able to read it."
+    ),
+    same!(
+        "api.clear_text",
+        Kind::Flag,
+        Flag,
+        api.clear_text,
+        "TLS ends in front of this listener, at a proxy or load balancer. Without it, and without \
+         a certificate, the API's listener has to be on a loopback address."
     ),
     size!(
         "api.body_max",
@@ -383,6 +415,47 @@ pub static KEYS: &[Key] = &[
         admin.token_file,
         "A file that contains the admin token."
     ),
+    optional!(
+        "admin.tls_certificate",
+        Kind::Path,
+        Text,
+        admin.tls_certificate,
+        "A PEM file with the admin API's certificate, and those between it and its authority: the admin API's \
+         listener then speaks TLS only. With `admin.tls_key`. Looked at every 5 s and at SIGHUP; \
+         connections that are open go on. See docs/tls.md."
+    ),
+    optional!(
+        "admin.tls_key",
+        Kind::Path,
+        Text,
+        admin.tls_key,
+        "A PEM file with that certificate's private key. Only slotd should be able to read it."
+    ),
+    optional!(
+        "admin.tls_client_authority",
+        Kind::Path,
+        Text,
+        admin.tls_client_authority,
+        "A PEM file with the authorities of client certificates. Clients may show one, and then \
+         need no token; without `admin.token`, they must. Looked at again as the certificate is."
+    ),
+    same!(
+        "admin.clear_text",
+        Kind::Flag,
+        Flag,
+        admin.clear_text,
+        "TLS ends in front of this listener, at a proxy or load balancer. Without it, and without \
+         a certificate, the admin API's listener has to be on a loopback address."
+    ),
+    optional!(
+        "access.file",
+        Kind::Path,
+        Text,
+        access_file,
+        "The policy: a TOML file with issuers of tokens, rules of who may do what, and settings of \
+         services (docs/access.md). The same on every node. It is read again within 5 s of a change. \
+         If it is wrong then, the old policy stays and an error is logged; at the start it is refused."
+    ),
     count!(
         "slots.mailbox",
         1,
@@ -534,11 +607,33 @@ pub static KEYS: &[Key] = &[
          addresses."
     ),
     optional!(
+        "nats.tls_authority",
+        Kind::Path,
+        Text,
+        nats.tls_authority,
+        "A PEM file with the authorities that the servers' certificates must have, instead of the \
+         system's. With it, servers are spoken to over TLS only, whatever their addresses say."
+    ),
+    optional!(
+        "nats.tls_certificate",
+        Kind::Path,
+        Text,
+        nats.tls_certificate,
+        "A PEM file with a certificate to show to the servers, if they ask for one (`verify`)."
+    ),
+    optional!(
+        "nats.tls_key",
+        Kind::Path,
+        Text,
+        nats.tls_key,
+        "A PEM file with that certificate's private key. Only slotd should be able to read it."
+    ),
+    optional!(
         "nats.monitor",
         Kind::Monitors,
         Text,
         nats.monitor,
-        "The servers' monitoring ports. With them, slotd checks at its start that every server \
+        "The servers' monitoring ports, `http://` or `https://`. With them, slotd checks at its start that every server \
          syncs before it acknowledges (`sync_interval: always`); it can't check this otherwise."
     ),
     key!(
@@ -657,6 +752,22 @@ pub static KEYS: &[Key] = &[
         Duration,
         cluster.join_wait,
         "How long a node that finds no peer waits before it takes slots."
+    ),
+    optional!(
+        "seal.key_file",
+        Kind::Path,
+        Text,
+        seal.key_file,
+        "A file with the key that log, state and snapshots are sealed with: 32 random bytes in base64 (`slotd seal key` \
+         makes one). Below it may be older keys, a line each, to open what they have sealed. In a cluster the same keys \
+         on every node. Names of sessions, and keys of their state, are not sealed on disk. See docs/sealing.md."
+    ),
+    optional!(
+        "seal.key_command",
+        Kind::Command,
+        Text,
+        seal.key_command,
+        "A command that prints what `seal.key_file` would have. It is run by `/bin/sh` at each start, and has 30 s."
     ),
     same!(
         "snapshots.url",

@@ -13,7 +13,8 @@ use super::{
     spelling::nearest,
     value::{REDACTED, Secret, Value},
 };
-use crate::limits;
+use crate::{access, limits};
+use slotd_access::{Fault, Policy};
 use std::{
     collections::BTreeMap,
     ffi::OsString,
@@ -29,6 +30,9 @@ pub const FILE_DEFAULT: &str = "slotd.toml";
 /// A C plugin's folder has a file of the same name, with this table: it is not a node's
 /// configuration.
 const PLUGIN_TABLE: &str = "plugin";
+
+/// Its file is read with the rest.
+const ACCESS_FILE: &str = "access.file";
 
 /// The sources of values. [`Sources::of_process`] uses the process's own.
 #[derive(Clone, Debug, Default)]
@@ -140,6 +144,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
         }
     }
     loading.read_tokens();
+    loading.read_policy();
     loading.cross_checks();
     // The parser sorts a table's keys by name; people read the file from its top.
     loading.problems.sort_by_key(|p| match &p.origin {
@@ -165,6 +170,8 @@ struct Loading {
     problems: Vec<Problem>,
     /// Variables set by Kubernetes.
     foreign: Vec<String>,
+    /// What `access.file` has, if it is good.
+    policy: Policy,
 }
 
 impl Loading {
@@ -324,6 +331,24 @@ impl Loading {
                 };
                 let value = value.map(|v| redact_unknown(&shown, near, format!("{v:?}")));
                 self.problem(&shown, value, &origin, message);
+            }
+        }
+    }
+
+    /// The policy is read again when the node starts: here it is only checked.
+    fn read_policy(&mut self) {
+        let Some(path) = self.config.access_file.clone().map(PathBuf::from) else { return };
+        match access::policy::read(&path) {
+            Ok(policy) => self.policy = policy,
+            Err(faults) => {
+                let of_key = self.origins.get(ACCESS_FILE).cloned().unwrap_or(Origin::Default);
+                for Fault { line, what } in faults {
+                    let origin = line.map_or_else(
+                        || of_key.clone(),
+                        |line| Origin::File { path: path.clone(), line },
+                    );
+                    self.problem(ACCESS_FILE, None, &origin, what);
+                }
             }
         }
     }

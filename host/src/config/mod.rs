@@ -17,7 +17,11 @@ pub use load::{Loaded, Sources, load};
 pub use value::{Kind, Secret, Value};
 
 use crate::{
-    limits, memory, peer::identity::CertificateFiles, plugin::Isolation, telemetry::LogFormat,
+    limits, memory,
+    peer::identity::CertificateFiles,
+    plugin::Isolation,
+    telemetry::LogFormat,
+    tls::{ClientFiles, ListenerFiles},
 };
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -37,6 +41,8 @@ pub struct Config {
     pub stall_limit: Duration,
     pub api: Listener,
     pub admin: Listener,
+    /// The policy.
+    pub access_file: Option<String>,
     pub body_bytes_max: usize,
     /// Of the API listener, sockets included.
     pub connections_max: usize,
@@ -84,6 +90,14 @@ pub struct Config {
     pub cluster: ClusterConfig,
     /// `nats:`, `file:///directory` or `s3://bucket/prefix`.
     pub snapshots: String,
+    pub seal: SealConfig,
+}
+
+/// Where the keys are that what is kept is sealed with: one of both, or neither.
+#[derive(Clone, Debug, Default)]
+pub struct SealConfig {
+    pub key_file: Option<String>,
+    pub key_command: Option<String>,
 }
 
 /// The NATS settings of a cluster.
@@ -92,6 +106,11 @@ pub struct NatsConfig {
     /// Comma-separated. If set, the node is part of a cluster. May contain a password.
     pub servers: Option<String>,
     pub credentials: Option<String>,
+    /// Of the servers' certificates, instead of the system's.
+    pub tls_authority: Option<String>,
+    /// Shown to servers: both or none.
+    pub tls_certificate: Option<String>,
+    pub tls_key: Option<String>,
     /// Comma-separated.
     pub monitor: Option<String>,
     pub replicas: usize,
@@ -100,15 +119,39 @@ pub struct NatsConfig {
     pub boot_wait: Duration,
 }
 
+impl NatsConfig {
+    /// TLS towards the servers.
+    pub fn tls(&self) -> ClientFiles {
+        let certificate = self.tls_certificate.as_ref().zip(self.tls_key.as_ref());
+        ClientFiles {
+            authority: self.tls_authority.as_ref().map(Into::into),
+            certificate: certificate.map(|(certificate, key)| (certificate.into(), key.into())),
+        }
+    }
+}
+
 impl fmt::Debug for NatsConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { servers, credentials, monitor, replicas, streams, boot_wait } = self;
+        let Self {
+            servers,
+            credentials,
+            tls_authority,
+            tls_certificate,
+            tls_key,
+            monitor,
+            replicas,
+            streams,
+            boot_wait,
+        } = self;
         let shown = |servers: &String| {
             value::masked(&Kind::NatsServers, servers).unwrap_or_else(|| servers.clone())
         };
         f.debug_struct("NatsConfig")
             .field("servers", &servers.as_ref().map(shown))
             .field("credentials", credentials)
+            .field("tls_authority", tls_authority)
+            .field("tls_certificate", tls_certificate)
+            .field("tls_key", tls_key)
             .field("monitor", monitor)
             .field("replicas", replicas)
             .field("streams", streams)
@@ -161,6 +204,32 @@ pub struct Listener {
     /// Required from clients, if set. Already read from `token_file`.
     pub token: Option<Secret>,
     pub token_file: Option<String>,
+    /// Both or none.
+    pub tls_certificate: Option<String>,
+    pub tls_key: Option<String>,
+    /// Of its clients' certificates. The admin listener's alone.
+    pub tls_client_authority: Option<String>,
+    /// TLS ends in front of it.
+    pub clear_text: bool,
+}
+
+impl Listener {
+    /// Its certificate, if it speaks TLS.
+    pub fn tls(&self) -> Option<ListenerFiles> {
+        Some(ListenerFiles {
+            certificate: self.tls_certificate.as_ref()?.into(),
+            key: self.tls_key.as_ref()?.into(),
+            client_authority: self.tls_client_authority.as_ref().map(Into::into),
+        })
+    }
+    /// Other machines reach it.
+    pub fn is_exposed(&self) -> bool {
+        !self.listen.ip().to_canonical().is_loopback()
+    }
+    /// Whoever has none of these has no way in.
+    pub fn needs_credentials(&self) -> bool {
+        self.token.is_some() || self.tls_client_authority.is_some()
+    }
 }
 
 impl Default for Config {
@@ -169,6 +238,10 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], port)),
             token: None,
             token_file: None,
+            tls_certificate: None,
+            tls_key: None,
+            tls_client_authority: None,
+            clear_text: false,
         };
         Self {
             data_dir: "./slotd-data".into(),
@@ -181,6 +254,7 @@ impl Default for Config {
             stall_limit: limits::STALL_LIMIT_DEFAULT,
             api: local(7070),
             admin: local(7071),
+            access_file: None,
             body_bytes_max: limits::BODY_BYTES_DEFAULT,
             connections_max: limits::CONNECTIONS_DEFAULT,
             connections_per_address: 0,
@@ -214,6 +288,9 @@ impl Default for Config {
             nats: NatsConfig {
                 servers: None,
                 credentials: None,
+                tls_authority: None,
+                tls_certificate: None,
+                tls_key: None,
                 monitor: None,
                 replicas: 3,
                 streams: None,
@@ -233,6 +310,7 @@ impl Default for Config {
                 join_wait: limits::JOIN_WAIT_DEFAULT,
             },
             snapshots: "nats:".into(),
+            seal: SealConfig::default(),
         }
     }
 }

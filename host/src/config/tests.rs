@@ -109,14 +109,18 @@ fn a_file_that_is_named_must_be_there() {
 
 /// A deploy is code execution: it must not be exposed by mistake.
 #[test]
-fn off_loopback_needs_a_token() {
+fn off_loopback_needs_a_token_and_tls() {
     let open = [("SLOTD_API_LISTEN", "0.0.0.0:7070"), ("SLOTD_ADMIN_LISTEN", "[::]:7071")];
     let text = complaint(&sources(None, &open, &[]));
-    assert!(text.contains("2 problems") && text.contains("--insecure"), "{text}");
+    assert!(text.contains("4 problems") && text.contains("--insecure"), "{text}");
     let insecure = load(&sources(None, &open, &[("insecure", "true")])).unwrap();
-    assert_eq!(insecure.warnings.len(), 2);
+    assert_eq!(insecure.warnings.len(), 4);
     let tokens = [("api.token", "a-long-token"), ("admin.token", "another-token")];
-    assert!(load(&sources(None, &open, &tokens)).unwrap().warnings.is_empty());
+    let text = complaint(&sources(None, &open, &tokens));
+    assert!(text.contains("2 problems") && text.contains("api.clear_text = true"), "{text}");
+    let behind = [("api.clear_text", "true"), ("admin.clear_text", "true")];
+    let behind = [&tokens[..], &behind].concat();
+    assert!(load(&sources(None, &open, &behind)).unwrap().warnings.is_empty());
     let local = [("api.listen", "127.8.8.8:1"), ("admin.listen", "[::ffff:127.0.0.1]:2")];
     assert!(load(&sources(None, &[], &local)).is_ok());
 }
@@ -290,7 +294,9 @@ fn every_key_takes_its_own_default_and_another_value() {
             Kind::HttpGrants => "chat>KEY>a.example".into(),
             Kind::Prefix => "SECRET_".into(),
             Kind::Snapshots => "file:///var/snapshots".into(),
-            Kind::Name | Kind::ClusterName | Kind::Path | Kind::Secret => "something-else".into(),
+            Kind::Name | Kind::ClusterName | Kind::Path | Kind::Command | Kind::Secret => {
+                "something-else".into()
+            }
         };
         let other = key.kind.parse(&other).unwrap();
         (key.set)(&mut config, other.clone());
@@ -321,6 +327,49 @@ fn a_weak_secret_of_a_cluster_is_refused_unless_it_is_accepted() {
     let strong = [("cluster.secret", "5f0c1b7e9a3d42688d1f60b2c4e7a935")];
     let all = [&[("nats.servers", "nats://a:4222")], &strong[..]].concat();
     assert!(load(&sources(None, &[], &all)).unwrap().warnings.is_empty());
+}
+
+/// A fault in the policy would only show when the node starts; and a listener that others reach would be refused although
+/// rules say who may use it, or be taken although none does.
+#[test]
+fn a_policy_is_checked_and_can_stand_for_a_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let rule = |verb: &str| {
+        format!("[[rule]]\nwho = [\"token:backend\"]\nallow = [\"{verb}\"]\non = [\"chat\"]\n")
+    };
+    let policy = write(dir.path(), "policy.toml", &rule("send"));
+    let path = policy.to_str().unwrap();
+    let data = dir.path().join("data");
+    let data = data.to_str().unwrap();
+    let flags = |more: &[(&'static str, &str)]| {
+        let all = [("api.listen", "0.0.0.0:7070"), ("api.clear_text", "true"), ("data_dir", data)];
+        sources(None, &[], &[&all[..], more].concat())
+    };
+    assert!(complaint(&flags(&[])).contains("have access.file say who may use it"));
+    assert!(load(&flags(&[("access.file", path)])).is_ok());
+    // A listener of which it says nothing is for nobody, where others reach it.
+    let admin = [("admin.listen", "0.0.0.0:7071"), ("admin.clear_text", "true")];
+    assert!(complaint(&flags(&admin)).contains("admin.listen"));
+    assert!(load(&flags(&[&admin[..], &[("access.file", path)]].concat())).is_ok());
+    let tokens = r#"{"format":1,"value":{"tokens":[{"name":"a","hash":"HASH","created_ms":1,"grants":[{"allow":["send"],"on":["*"]}]}]}}"#;
+    std::fs::create_dir_all(dir.path().join("data/access")).unwrap();
+    write(
+        &dir.path().join("data/access"),
+        "tokens.json",
+        &tokens.replace("HASH", &"ab".repeat(32)),
+    );
+    assert!(load(&flags(&[])).is_ok(), "a token that is kept says it, too");
+
+    write(dir.path(), "policy.toml", &format!("{}\nwhat = 1\n", rule("sent")));
+    let text = complaint(&flags(&[("access.file", path)]));
+    for part in ["policy.toml:3: access.file", "sent", "policy.toml:6: access.file", "what"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let missing = complaint(&flags(&[("access.file", "/none/policy.toml")]));
+    assert!(
+        missing.contains("--access-file: access.file") && missing.contains("does not exist"),
+        "{missing}"
+    );
 }
 
 /// A list of rules is long. What is wrong in it has to be found, and a key that was pasted into it must not be printed.

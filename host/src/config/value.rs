@@ -34,11 +34,13 @@ pub enum Kind {
     ClusterName,
     /// A path; relative to the working directory.
     Path,
+    /// A line for `/bin/sh`.
+    Command,
     Secret,
     Choice(&'static [&'static str]),
     /// `nats://host:port` and similar, comma-separated.
     NatsServers,
-    /// `http://host:port`, comma-separated.
+    /// `http://host:port` or `https://host:port`, comma-separated.
     Monitors,
     /// `host:port`, comma-separated.
     Seeds,
@@ -146,6 +148,8 @@ impl Kind {
             Kind::ClusterName => Value::Text(is_cluster_name(raw).then(|| raw.into())?),
             Kind::Path if raw.is_empty() || raw.contains('\0') => return None,
             Kind::Path => Value::Text(raw.into()),
+            Kind::Command if raw.trim().is_empty() || raw.contains(['\0', '\n']) => return None,
+            Kind::Command => Value::Text(raw.into()),
             Kind::Secret => Value::Secret(Secret::parse(raw)?),
             Kind::Choice(choices) => Value::Text(choices.iter().find(|c| **c == raw)?.to_string()),
             Kind::NatsServers => Value::Text(list(raw, is_nats_url)?),
@@ -207,6 +211,7 @@ impl Kind {
                 limits::CLUSTER_NAME_BYTES_MAX
             ),
             Kind::Path => "a path, relative to the working directory".into(),
+            Kind::Command => "a line for /bin/sh".into(),
             Kind::Secret => format!(
                 "{} to {} visible ASCII characters without spaces",
                 limits::TOKEN_BYTES_MIN,
@@ -306,7 +311,9 @@ fn is_nats_url(raw: &str) -> bool {
 }
 
 fn is_monitor_url(raw: &str) -> bool {
-    raw.strip_prefix("http://").is_some_and(|rest| is_host_port(rest.trim_end_matches('/')))
+    let schemes = ["http://", "https://"];
+    let rest = schemes.iter().find_map(|scheme| raw.strip_prefix(scheme));
+    rest.is_some_and(|rest| is_host_port(rest.trim_end_matches('/')))
 }
 
 fn is_host_port(raw: &str) -> bool {

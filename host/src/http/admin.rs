@@ -2,6 +2,7 @@
 
 use super::{
     Admin,
+    audit::Note,
     messages::{Deadline, outcome_unknown},
     params::{self, Query, invalid},
     problem::Failed,
@@ -9,12 +10,14 @@ use super::{
 };
 use crate::{
     error::{Code, Error},
-    names::{SessionId, check_plugin_version},
+    names::{ServiceName, SessionId, check_plugin_version},
     node::{
         DeployOptions, Deployed, Deployments, Drained, LevelInfo, MoveCancelled, MovesInfo, Node,
         NodeDraining, NodeForgotten, NodesInfo, Rebalanced, RingInfo, ServiceInfo, ServiceRemoved,
         SlotInfo,
     },
+    plugin::Digest,
+    signing,
 };
 use axum::{
     body::Body,
@@ -29,6 +32,10 @@ type Answer = Result<Response<Body>, Failed>;
 impl Admin {
     pub(super) fn node(&self) -> Result<&Arc<Node>, Error> {
         self.0.node.as_ref().ok_or_else(|| Error::new(Code::Unavailable, "no node is running"))
+    }
+    /// `None` in this folder's own tests.
+    pub(super) fn audit(&self) -> Option<&crate::audit::Audit> {
+        self.0.node.as_ref().map(|node| node.audit())
     }
     pub(super) fn request_deadline(&self) -> std::time::Duration {
         self.0.options.request_deadline
@@ -52,11 +59,42 @@ pub(super) fn to_its_end<T: Send + 'static>(
     async { running.await.map_err(|_| outcome_unknown())? }
 }
 
-/// As [`to_its_end`], answering with its result.
+/// As [`to_its_end`], answering with its result, of which `noted` are fields for the audit log.
 pub(super) async fn change<T: Serialize + Send + 'static>(
+    note: &Note,
+    noted: &[&str],
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Answer {
-    Ok(json(&to_its_end(work).await?))
+    let answer = to_its_end(work).await?;
+    note.after_of(&answer, noted);
+    Ok(json(&answer))
+}
+
+/// What the audit log has of a deploy or rollback.
+const DEPLOYED: [&str; 5] =
+    ["current.deployment", "current.version", "current.digest", "current.signed_by", "changed"];
+
+/// What a service runs before a change.
+fn note_current(note: &Note, node: &Node, service: &ServiceName) {
+    if let Ok(before) = node.service(service) {
+        note.before("deployment", before.current.deployment);
+        note.before("version", before.current.version);
+        note.before("digest", before.current.digest.to_string());
+        if let Some(key) = before.current.signed_by {
+            note.before("signed_by", key);
+        }
+    }
+}
+
+fn note_options(note: &Note, options: &DeployOptions) {
+    for (name, set) in [("force", options.force), ("same_state", options.same_state)] {
+        if set {
+            note.asked(name, true);
+        }
+    }
+    if let Some(by) = &options.by {
+        note.asked("by", &**by);
+    }
 }
 
 /// Lists the services
@@ -101,20 +139,37 @@ pub(super) async fn service(State(admin): State<Admin>, uri: Uri) -> Answer {
         ("version" = Option<String>, Query, description = "The version's name, 1 to 64 of A-Z a-z 0-9 . _ + -; default: the version in the component"),
         ("force" = Option<bool>, Query, description = "Deploy even if some sessions stay on the version that last handled them, because the new version is not later and has no migrate that takes them over. Default: refuse with `sessions-would-stay`"),
         ("same_state" = Option<bool>, Query, description = "This version reads every other version's state as it is, so all sessions switch"),
+        ("Slotd-Signature" = Option<String>, Header, description = "The component's signature, in base64; needed where the policy has `deploy_keys` for the service"),
     ),
     request_body(content = Binary, content_type = "application/wasm", description = "A WebAssembly component, up to 64 MiB"),
     responses((status = 200, description = "The result", body = Deployed, content_type = "application/json"))
 )]
-pub(super) async fn deploy(State(admin): State<Admin>, request: Request) -> Answer {
+pub(super) async fn deploy(State(admin): State<Admin>, note: Note, request: Request) -> Answer {
     let (head, body) = request.into_parts();
     let service = params::admin_service_of(&head.uri)?;
     let query = Query::parse(&head.uri, &["version", "force", "same_state"])?;
     let version = query.get("version").map(|v| check_version("version", v)).transpose()?;
     let options = deploy_options(&query, &head.headers)?;
+    let signature = params::text(&head.headers, &params::SIGNATURE)?.map(|text| {
+        signing::decode(text).map_err(|why| invalid(format!("header slotd-signature: {why}")))
+    });
+    let options = DeployOptions { signature: signature.transpose()?, ..options };
     let node = admin.node()?.clone();
+    note_current(&note, &node, &service);
+    note_options(&note, &options);
     let upload = admin.0.uploads.receive(body).await?;
-    change(async move { node.deploy(&service, version, upload.component.clone(), options).await })
-        .await
+    note.asked("bytes", upload.component.len());
+    let digest = note.clone();
+    change(&note, &DEPLOYED, async move {
+        let component = upload.component.clone();
+        let hashed = component.clone();
+        let component_digest = crate::task::blocking(move || Digest::of(&hashed)).await;
+        let component_digest =
+            component_digest.map_err(|_| Error::internal("the component was not hashed"))?;
+        digest.asked("digest", component_digest.to_string());
+        node.deploy(&service, version, component, options).await
+    })
+    .await
 }
 
 fn check_version(parameter: &str, version: &str) -> Result<String, Error> {
@@ -128,6 +183,7 @@ fn deploy_options(query: &Query, headers: &HeaderMap) -> Result<DeployOptions, E
         by: params::sender(headers)?.map(Into::into),
         force: query.bool("force")?.unwrap_or(false),
         same_state: query.bool("same_state")?.unwrap_or(false),
+        signature: None,
     })
 }
 
@@ -148,13 +204,24 @@ fn deploy_options(query: &Query, headers: &HeaderMap) -> Result<DeployOptions, E
     ),
     responses((status = 200, description = "The result", body = Deployed, content_type = "application/json"))
 )]
-pub(super) async fn rollback(State(admin): State<Admin>, uri: Uri, headers: HeaderMap) -> Answer {
+pub(super) async fn rollback(
+    State(admin): State<Admin>,
+    note: Note,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Answer {
     let service = params::admin_service_of(&uri)?;
     let query = Query::parse(&uri, &["to", "force", "same_state"])?;
     let to = query.get("to").map(|to| check_version("to", to)).transpose()?;
     let options = deploy_options(&query, &headers)?;
     let node = admin.node()?.clone();
-    change(async move { node.rollback(&service, to.as_deref(), options).await }).await
+    note_current(&note, &node, &service);
+    note_options(&note, &options);
+    if let Some(to) = &to {
+        note.asked("to", to.as_str());
+    }
+    let work = async move { node.rollback(&service, to.as_deref(), options).await };
+    change(&note, &DEPLOYED, work).await
 }
 
 /// Removes a service with all its sessions
@@ -172,12 +239,19 @@ pub(super) async fn rollback(State(admin): State<Admin>, uri: Uri, headers: Head
     params(("service" = String, Path, description = "The service")),
     responses((status = 200, description = "The service is removed", body = ServiceRemoved, content_type = "application/json"))
 )]
-pub(super) async fn remove(State(admin): State<Admin>, uri: Uri, headers: HeaderMap) -> Answer {
+pub(super) async fn remove(
+    State(admin): State<Admin>,
+    note: Note,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Answer {
     params::no_query(&uri)?;
     let service = params::admin_service_of(&uri)?;
     let by = params::sender(&headers)?.map(Into::into);
     let node = admin.node()?.clone();
-    change(async move { node.remove_service(&service, by).await }).await
+    note_current(&note, &node, &service);
+    let work = async move { node.remove_service(&service, by).await };
+    change(&note, &["deleted", "done"], work).await
 }
 
 /// Lists a service's deployments
@@ -281,11 +355,11 @@ pub(super) async fn slot(State(admin): State<Admin>, uri: Uri) -> Answer {
     params(("slot" = u16, Path, description = "The slot's number")),
     responses((status = 200, description = "The slot is drained", body = Drained, content_type = "application/json"))
 )]
-pub(super) async fn drain(State(admin): State<Admin>, uri: Uri) -> Answer {
+pub(super) async fn drain(State(admin): State<Admin>, note: Note, uri: Uri) -> Answer {
     params::no_query(&uri)?;
     let slot = params::slot_of(&uri)?;
     let node = admin.node()?.clone();
-    change(async move { node.drain_slot(slot).await }).await
+    change(&note, &["term", "position", "to"], async move { node.drain_slot(slot).await }).await
 }
 
 /// Moves slots to the nodes that the ring assigns
@@ -297,10 +371,10 @@ pub(super) async fn drain(State(admin): State<Admin>, uri: Uri) -> Answer {
     tag = "admin",
     responses((status = 200, description = "The moves that were started", body = Rebalanced, content_type = "application/json"))
 )]
-pub(super) async fn rebalance(State(admin): State<Admin>, uri: Uri) -> Answer {
+pub(super) async fn rebalance(State(admin): State<Admin>, note: Note, uri: Uri) -> Answer {
     params::no_query(&uri)?;
     let node = admin.node()?.clone();
-    change(async move { node.rebalance().await }).await
+    change(&note, &["view", "moves"], async move { node.rebalance().await }).await
 }
 
 /// Describes the ring
@@ -357,14 +431,18 @@ pub(super) async fn level(State(admin): State<Admin>, uri: Uri) -> Answer {
     params(("to" = Option<u16>, Query, description = "The level; default: the next one")),
     responses((status = 200, description = "The level in force", body = LevelInfo, content_type = "application/json"))
 )]
-pub(super) async fn raise_level(State(admin): State<Admin>, uri: Uri) -> Answer {
+pub(super) async fn raise_level(State(admin): State<Admin>, note: Note, uri: Uri) -> Answer {
     let query = Query::parse(&uri, &["to"])?;
     let to = query
         .get("to")
         .map(|to| to.parse::<u16>().map_err(|_| invalid("query parameter \"to\": not a level")));
     let to = to.transpose()?;
     let node = admin.node()?.clone();
-    change(async move { node.raise_level(to).await }).await
+    note.before("level", node.level_now());
+    if let Some(to) = to {
+        note.asked("to", to);
+    }
+    change(&note, &["level"], async move { node.raise_level(to).await }).await
 }
 
 /// Drains a node: moves all its slots to other nodes, then stops it
@@ -378,11 +456,11 @@ pub(super) async fn raise_level(State(admin): State<Admin>, uri: Uri) -> Answer 
     params(("node" = String, Path, description = "The node's name")),
     responses((status = 200, description = "The drain has begun", body = NodeDraining, content_type = "application/json"))
 )]
-pub(super) async fn drain_node(State(admin): State<Admin>, uri: Uri) -> Answer {
+pub(super) async fn drain_node(State(admin): State<Admin>, note: Note, uri: Uri) -> Answer {
     params::no_query(&uri)?;
     let name = params::node_of(&uri)?;
     let node = admin.node()?.clone();
-    change(async move { node.drain_node(&name).await }).await
+    change(&note, &["slots", "takers"], async move { node.drain_node(&name).await }).await
 }
 
 /// Forgets a node that is gone for good
@@ -396,11 +474,11 @@ pub(super) async fn drain_node(State(admin): State<Admin>, uri: Uri) -> Answer {
     params(("node" = String, Path, description = "The node's name")),
     responses((status = 200, description = "The node is forgotten", body = NodeForgotten, content_type = "application/json"))
 )]
-pub(super) async fn forget_node(State(admin): State<Admin>, uri: Uri) -> Answer {
+pub(super) async fn forget_node(State(admin): State<Admin>, note: Note, uri: Uri) -> Answer {
     params::no_query(&uri)?;
     let name = params::node_of(&uri)?;
     let node = admin.node()?.clone();
-    change(async move { node.forget_node(&name).await }).await
+    change(&note, &["reads"], async move { node.forget_node(&name).await }).await
 }
 
 /// Lists moves of slots between nodes
@@ -435,11 +513,11 @@ pub(super) async fn moves(State(admin): State<Admin>, uri: Uri) -> Answer {
     ),
     responses((status = 200, description = "The move is cancelled", body = MoveCancelled, content_type = "application/json"))
 )]
-pub(super) async fn cancel_move(State(admin): State<Admin>, uri: Uri) -> Answer {
+pub(super) async fn cancel_move(State(admin): State<Admin>, note: Note, uri: Uri) -> Answer {
     params::no_query(&uri)?;
     let (name, id) = (params::node_of(&uri)?, params::move_of(&uri)?);
     let node = admin.node()?.clone();
-    change(async move { node.cancel_move(&name, id).await }).await
+    change(&note, &[], async move { node.cancel_move(&name, id).await }).await
 }
 
 /// Returns the metrics in Prometheus' text format

@@ -5,29 +5,40 @@
 //! time, and checked again when it fires, so that a busy connection touches the timer about once
 //! per [`limits::REQUEST_DEADLINE_DEFAULT`].
 
+mod held;
+mod stream;
+mod streams;
 mod task;
 mod watched;
 
-pub(super) use self::{task::Connection, watched::Watched};
+use self::held::Held;
+pub(super) use self::{
+    stream::{Counted, Stream, Tls},
+    task::Connection,
+    watched::{Protocol, Watched},
+};
 use super::{
+    access::Known,
     events::EventStream,
     places::{self, Place},
     stats::Open,
     streaming::Takeover,
 };
 use crate::{
-    buffers::{Buffers, Charge, Kind},
+    buffers::{Buffers, Kind},
     error::Error,
     limits,
+    telemetry::repeats,
+    tls::Certified,
 };
 use parking_lot::Mutex;
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    task::Waker,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 use tokio::time::Instant;
@@ -60,23 +71,32 @@ pub(super) struct ConnShared {
     silent: AtomicBool,
     /// Its task has ended: it is a socket now, or closed.
     handed_on: AtomicBool,
-    /// Only requests to a local host are accepted ([`super::auth::check_local_host`]).
+    /// While its listener is open, only requests to a local host are accepted
+    /// ([`super::auth::check_local_host`]).
     pub(super) local_only: bool,
+    /// Who has sent the last request. Its lock is this connection's own.
+    pub(super) known: Mutex<Option<Box<Known>>>,
     /// Bytes of answers that the peer has not read.
-    unread: AtomicUsize,
-    /// Those of them that hyper has.
+    answers: Held,
+    /// Bytes of incomplete heads; with HTTP/2 also of those of requests that are being handled.
+    heads: Held,
+    /// Bytes of answers that hyper has.
     handed: AtomicUsize,
     /// A body waits until hyper has written its buffer.
     body_waits: AtomicBool,
-    /// Bytes of an incomplete head.
-    head: AtomicUsize,
+    /// It speaks HTTP/2. Then it has no deadline of its own, does not end with the peer's half, and
+    /// neither hyper nor a stream ever has it.
+    multiplexed: AtomicBool,
+    /// Bytes that the peer has sent, and pieces of answers that streams could send: HTTP/2 only.
+    received: AtomicU64,
+    sent: AtomicU64,
     /// An event stream that takes the connection over, with the head of its answer.
     stream: Mutex<Option<Box<EventStream>>>,
     takeover: Mutex<Option<Takeover>>,
     /// Answers that hyper may not have written.
     unwritten: AtomicBool,
-    answers: Mutex<Charge>,
-    heads: Mutex<Charge>,
+    /// The name in the client certificate that was shown and verified.
+    certificate: OnceLock<Box<Certified>>,
     /// `None` in tests alone.
     place: Option<Place>,
     _open: Open,
@@ -111,15 +131,18 @@ impl ConnShared {
             silent: true.into(),
             handed_on: false.into(),
             local_only,
-            unread: 0.into(),
+            known: Mutex::new(None),
+            answers: Held::new(buffers, Kind::Answers),
+            heads: Held::new(buffers, Kind::Frames),
             handed: 0.into(),
             body_waits: false.into(),
-            head: 0.into(),
+            multiplexed: false.into(),
+            received: 0.into(),
+            sent: 0.into(),
             stream: Mutex::new(None),
             takeover: Mutex::new(None),
             unwritten: false.into(),
-            answers: Mutex::new(Charge::new(buffers.clone(), Kind::Answers)),
-            heads: Mutex::new(Charge::new(buffers.clone(), Kind::Frames)),
+            certificate: OnceLock::new(),
             place,
             _open: open,
         }
@@ -133,8 +156,8 @@ impl ConnShared {
     /// Counts a request until the guard is dropped.
     pub(super) fn request(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Relaxed);
-        if self.head.swap(0, Relaxed) > limits::CONNECTION_BYTES_FREE {
-            self.heads.lock().hold(0);
+        if !self.is_multiplexed() {
+            self.heads.clear();
         }
         if self.silent.load(Relaxed) && self.silent.swap(false, Relaxed) {
             self.place.iter().for_each(Place::heard);
@@ -160,11 +183,7 @@ impl ConnShared {
     /// `buffers-full`. The bytes are charged all the same: an answer that can no longer be refused
     /// is sent.
     pub(super) fn answer_waits(&self, bytes: usize) -> Result<(), Error> {
-        let unread = self.unread.fetch_add(bytes, Relaxed) + bytes;
-        match unread > limits::CONNECTION_BYTES_FREE {
-            true => self.answers.lock().set(unread),
-            false => Ok(()),
-        }
+        self.answers.add(bytes)
     }
     /// hyper gets an answer: only its next flush shows that everything is written.
     pub(super) fn answers(&self) {
@@ -189,16 +208,7 @@ impl ConnShared {
     }
     /// This many bytes of answers were written, or will not be sent after all.
     pub(super) fn answer_ends(&self, bytes: usize) {
-        let before = self.unread.load(Relaxed);
-        if before == 0 {
-            return;
-        }
-        let unread = before.saturating_sub(bytes);
-        self.unread.store(unread, Relaxed);
-        if before > limits::CONNECTION_BYTES_FREE {
-            let charged = if unread > limits::CONNECTION_BYTES_FREE { unread } else { 0 };
-            self.answers.lock().hold(charged);
-        }
+        self.answers.sub(bytes);
     }
     /// Bytes were read. Once a request has begun, only its body arrives, which is charged
     /// elsewhere.
@@ -206,11 +216,7 @@ impl ConnShared {
         if self.in_flight.load(Relaxed) > 0 {
             return Ok(());
         }
-        let head = self.head.fetch_add(bytes, Relaxed) + bytes;
-        if head > limits::CONNECTION_BYTES_FREE && self.heads.lock().set(head).is_err() {
-            return Err(io::ErrorKind::OutOfMemory.into());
-        }
-        Ok(())
+        self.heads.add(bytes).map_err(|_| io::ErrorKind::OutOfMemory.into())
     }
     /// Until [`ConnShared::request_done`], the task is woken when this is due.
     pub(super) fn request_began(&self, at: Instant, deadline: Duration) {
@@ -228,6 +234,10 @@ impl ConnShared {
     pub(super) fn is_for_probes(&self) -> bool {
         self.place.as_ref().is_some_and(|place| place.kind == places::Kind::Probe)
     }
+    /// Where it comes from.
+    pub(super) fn peer(&self) -> Option<std::net::IpAddr> {
+        self.place.as_ref().map(|place| place.peer.to_canonical())
+    }
     /// How long it has been waiting for another request; `None` if it is not idle, or is a socket.
     pub(super) fn idle(&self, now: Instant) -> Option<Duration> {
         let waits = !self.silent.load(Relaxed)
@@ -235,6 +245,33 @@ impl ConnShared {
             && self.in_flight.load(Relaxed) == 0
             && self.write_blocked.load(Relaxed) == 0;
         waits.then(|| now.saturating_duration_since(self.instant(self.idle_since.load(Relaxed))))
+    }
+    /// The name in the client certificate that was shown and verified, while it is good.
+    pub(super) fn certificate(&self) -> Option<&Arc<str>> {
+        self.certificate.get()?.name()
+    }
+    pub(super) fn certified(&self, certified: Certified) {
+        let _ = self.certificate.set(Box::new(certified));
+    }
+    /// TLS came to a listener without it. Its client learns only that the answer is no TLS.
+    fn spoke_tls(&self) {
+        let listener = self.place.as_ref().map_or("", Place::listener);
+        if repeats::admit("TLS on a port without it", listener) {
+            tracing::warn!(
+                listener,
+                "a client speaks TLS, and this listener does not: its URL begins with http://, \
+                 or the listener needs a certificate (tls_certificate, tls_key)"
+            );
+        }
+    }
+    /// While it is not HTTP yet: resolves when it has to end.
+    pub(super) fn poll_ordered_to_end(&self, cx: &Context<'_>) -> Poll<()> {
+        // Also for the connection's own task: it is the same.
+        *self.waker.lock() = Some(cx.waker().clone());
+        match self.killed.load(Relaxed) || self.stopping.load(Relaxed) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
     }
     /// Its task is over.
     pub(super) fn hand_on(&self) {

@@ -2,11 +2,13 @@
 
 use super::{
     Api,
+    access::{Who, standing::Standing},
     connection::ConnShared,
     feed::{Feed, Item},
     messages::reading,
     params::{self, Query, invalid},
     problem::{Failed, Problem},
+    shutdown::Signal,
     stats::Open,
     views::{EphemeralView, EventView},
 };
@@ -33,7 +35,8 @@ use std::{convert::Infallible, sync::Arc};
 /// starts with new events. The last event of a stream is one of slotd's own, without `seq` in its
 /// data: `slotd.gap` if the reader was too slow (reconnect with the last id); `slotd.deleted` if the
 /// session was deleted, or the position belongs to a deleted session (reconnect with this event's
-/// id, `0`, for the next session of that name); or `slotd.error`. `access_token` can replace the
+/// id, `0`, for the next session of that name); `slotd.error`; or `error`, with a problem, if its token has ended
+/// (`token-expired`) or it is no longer allowed (`forbidden`). `access_token` can replace the
 /// `Authorization` header.
 #[utoipa::path(
     get,
@@ -52,6 +55,7 @@ pub(super) async fn get(
     State(api): State<Api>,
     uri: Uri,
     connection: Option<Extension<Arc<ConnShared>>>,
+    Extension(who): Extension<Arc<Who>>,
     headers: HeaderMap,
 ) -> Result<Response<Body>, Failed> {
     let key = params::session_of(&uri)?;
@@ -60,17 +64,19 @@ pub(super) async fn get(
         query.get("after").map(|t| Cursor::parse(t, "query parameter \"after\"")).transpose()?;
     let cursor = last_event_id(&headers)?.or(after);
     api.buffers().check(Kind::Events, limits::SUBSCRIBER_BYTES_FREE)?;
+    let standing = Standing::new(api.gate(), who, &key);
     let feed = reading(&api, Feed::open(api.backend().clone(), key, cursor)).await?;
     let open = api.0.stats.open_stream();
-    let stopping = api.0.shutdown.triggered().boxed();
-    let stream = EventStream { feed, stopping, ended: false, started: false, _open: open };
+    let signalled = api.0.shutdown.signalled().boxed();
+    let stream =
+        EventStream { api, feed, standing, signalled, ended: false, started: false, _open: open };
     let body = match connection {
-        // The stream takes the connection over.
-        Some(connection) => {
+        // The stream takes the connection over, unless it is one of several.
+        Some(connection) if !connection.is_multiplexed() => {
             connection.offer_stream(stream);
             Body::empty()
         }
-        None => Body::from_stream(stream::unfold(stream, EventStream::step)),
+        _ => Body::from_stream(stream::unfold(stream, EventStream::step)),
     };
     let mut response = Response::new(body);
     let headers = response.headers_mut();
@@ -95,8 +101,10 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<Cursor>, Error> {
 const STORED_RESERVED: &str = "plugin.";
 
 pub(super) struct EventStream {
+    api: Api,
     feed: Feed,
-    stopping: BoxFuture<'static, ()>,
+    standing: Standing,
+    signalled: BoxFuture<'static, Signal>,
     started: bool,
     ended: bool,
     _open: Open,
@@ -121,12 +129,26 @@ impl EventStream {
             out.extend_from_slice(format!("retry: {retry}\n\n").as_bytes());
             return Some(out.freeze());
         }
-        tokio::select! {
-            biased;
-            () = &mut self.stopping => return None,
-            item = self.feed.next() => self.ended = write(&mut out, item),
-            () = tokio::time::sleep(limits::EVENTS_KEEP_ALIVE) => {
-                out.extend_from_slice(b": keep-alive\n\n");
+        while out.is_empty() {
+            if self.standing.is_old(self.api.gate()) || self.standing.is_over() {
+                let looked = Box::pin(self.standing.look(self.api.gate(), self.feed.key())).await;
+                if let Err(error) = looked {
+                    self.ended = write_last(&mut out, &error);
+                    return Some(out.freeze());
+                }
+            }
+            let keep_alive = crate::clock::timer_now() + limits::EVENTS_KEEP_ALIVE;
+            let wake = self.standing.ends().map_or(keep_alive, |ends| ends.min(keep_alive));
+            tokio::select! {
+                biased;
+                signal = &mut self.signalled => match signal {
+                    Signal::Stop => return None,
+                    Signal::Look => self.signalled = self.api.0.shutdown.signalled().boxed(),
+                },
+                item = self.feed.next() => self.ended = write(&mut out, item),
+                () = tokio::time::sleep_until(wake) => if wake == keep_alive {
+                    out.extend_from_slice(b": keep-alive\n\n");
+                }
             }
         }
         while !self.ended && out.len() < limits::EVENTS_CHUNK_BYTES {
@@ -165,6 +187,15 @@ fn write(out: &mut BytesMut, item: Item) -> bool {
             field(out, "data", &problem);
         }
     }
+    out.extend_from_slice(b"\n");
+    true
+}
+
+/// The stream's last event, when its reader may not have it open any more. It has the name that the standard's client
+/// has for what ends a stream.
+fn write_last(out: &mut BytesMut, error: &Error) -> bool {
+    field(out, "event", "error");
+    field(out, "data", &serde_json::to_string(&Problem::from(error)).unwrap_or_default());
     out.extend_from_slice(b"\n");
     true
 }

@@ -112,6 +112,10 @@ impl Feed {
         }
     }
 
+    pub(super) fn key(&self) -> &SessionKey {
+        &self.key
+    }
+
     /// The next item. Cancel-safe: loses nothing if dropped before it resolves.
     pub(super) async fn next(&mut self) -> Item {
         loop {
@@ -254,7 +258,8 @@ mod tests {
     async fn send(backend: &Backend, key: &SessionKey, events: usize) {
         let body = format!("{{\"events\":{events}}}").into();
         let content_type = "application/json".into();
-        let message = Incoming { id: None, sender: None, content_type, body, trace: None };
+        let message =
+            Incoming { id: None, sender: None, content_type, body, trace: None, client: None };
         backend.enqueue(key, message).await.expect("enqueued").await.expect("sent");
     }
     fn cursor(text: &str) -> Option<Cursor> {

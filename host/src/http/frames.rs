@@ -16,7 +16,7 @@ use crate::{
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 /// What a client sends.
 #[derive(Deserialize)]
@@ -35,6 +35,8 @@ struct ClientFrame<'a> {
     body: Option<&'a RawValue>,
     #[serde(borrow)]
     body_base64: Option<Text<'a>>,
+    #[serde(borrow)]
+    token: Option<Text<'a>>,
 }
 
 /// A string that is not copied unless something in it is escaped. (An `Option<Cow>` always is.)
@@ -63,6 +65,22 @@ struct Named {
 pub(super) enum Frame {
     Send(SendFrame),
     Notify(NotifyFrame),
+    Auth(AuthFrame),
+    /// With the id that the answer has.
+    Ping(Option<String>),
+}
+
+/// A token in place of the one that the socket was opened with.
+pub(super) struct AuthFrame {
+    /// For an error.
+    pub(super) id: Option<String>,
+    pub(super) token: String,
+}
+
+impl fmt::Debug for AuthFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AuthFrame(***)")
+    }
 }
 
 /// A message that a socket sends, with its id.
@@ -98,11 +116,17 @@ pub(super) fn parse(
         id: serde_json::from_str::<Named>(text).ok().and_then(|n| n.id),
         error: invalid(format!("not a frame of this protocol: {e}")),
     })?;
+    if frame.token.is_some() && frame.frame != "auth" {
+        let error = invalid("only an \"auth\" has a token");
+        return Err(Refused { id: Text::owned(&frame.id), error });
+    }
     let read = match &*frame.frame {
+        "auth" => auth(&frame).map(Frame::Auth),
         "send" => send(&frame, sender, body_bytes_max).map(Frame::Send),
         "notify" => notification(&frame, sender, body_bytes_max).map(Frame::Notify),
+        "ping" => ping(&frame).map(Frame::Ping),
         other => Err(invalid(format!(
-            "type is {other:?}; clients send frames of type \"send\" and \"notify\""
+            "type is {other:?}; clients send frames of type \"send\", \"notify\", \"auth\" and \"ping\""
         ))),
     };
     read.map_err(|error| Refused { id: Text::owned(&frame.id), error })
@@ -129,8 +153,36 @@ fn send(
         read.ok_or_else(|| invalid("a \"send\" needs a body or a body_base64"))?;
     Ok(SendFrame {
         id: id.clone(),
-        message: Incoming { id: Some(id), sender, content_type, body, trace: None },
+        message: Incoming { id: Some(id), sender, content_type, body, trace: None, client: None },
     })
+}
+
+/// Whether it has what only messages and ephemeral events have.
+fn has_content(frame: &ClientFrame<'_>) -> bool {
+    let ClientFrame { kind, sender, content_type, body, body_base64, .. } = frame;
+    kind.is_some()
+        || sender.is_some()
+        || content_type.is_some()
+        || body.is_some()
+        || body_base64.is_some()
+}
+
+fn ping(frame: &ClientFrame<'_>) -> Result<Option<String>, Error> {
+    if has_content(frame) {
+        return Err(invalid("a \"ping\" has an id, and nothing else"));
+    }
+    let id = Text::owned(&frame.id);
+    // It goes back as it is.
+    id.as_deref().map(params::check_idempotency_key).transpose()?;
+    Ok(id)
+}
+
+fn auth(frame: &ClientFrame<'_>) -> Result<AuthFrame, Error> {
+    if has_content(frame) {
+        return Err(invalid("an \"auth\" has a token, and nothing else but an id"));
+    }
+    let token = Text::owned(&frame.token).ok_or_else(|| invalid("an \"auth\" needs a token"))?;
+    Ok(AuthFrame { id: Text::owned(&frame.id), token })
 }
 
 fn notification(
@@ -216,6 +268,8 @@ enum ServerFrame<'a> {
     Notify(EphemeralView<'a>),
     Gap { after: String },
     Deleted,
+    Auth { expires_ms: Option<u64> },
+    Pong { id: Option<&'a str> },
 }
 
 #[derive(Serialize)]
@@ -291,6 +345,13 @@ pub(super) fn error(id: Option<&str>, error: &Error) -> String {
     }))
 }
 
+/// The socket goes on with another token.
+pub(super) fn pong(id: Option<&str>) -> String {
+    write(&ServerFrame::Pong { id })
+}
+pub(super) fn renewed(expires_ms: Option<u64>) -> String {
+    write(&ServerFrame::Auth { expires_ms })
+}
 pub(super) fn event(view: EventView<'_>) -> String {
     write(&ServerFrame::Event(view))
 }
@@ -338,6 +399,8 @@ mod tests {
         let bytes = read(r#"{"type":"send","id":"m","body_base64":"AP8="}"#).expect("good").message;
         assert_eq!((&bytes.body[..], bytes.content_type.as_str()), (&[0u8, 255][..], OCTET_STREAM));
 
+        let ping = parse(r#"{"type":"ping","id":"p"}"#, None, 100);
+        assert!(matches!(ping, Ok(Frame::Ping(Some(id))) if id == "p"));
         let long = format!(r#"{{"type":"send","id":"m2","body":"{}"}}"#, "x".repeat(100));
         for (text, id, code) in [
             (r#"{"type":"send","id":"m2","body":1,"bdy":2}"#, Some("m2"), Code::RequestInvalid),
@@ -374,6 +437,11 @@ mod tests {
             (r#"{"type":"notify","kind":"a\nb"}"#, None, Code::NameInvalid),
             (r#"{"type":"notify","kind":"k","sender":""}"#, None, Code::NameInvalid),
             (r#"{"type":"notify","kind":"k","after":1}"#, None, Code::RequestInvalid),
+            (r#"{"type":"auth","id":"a1"}"#, Some("a1"), Code::RequestInvalid),
+            (r#"{"type":"auth","token":"t","body":1}"#, None, Code::RequestInvalid),
+            (r#"{"type":"ping","id":"p","body":1}"#, Some("p"), Code::RequestInvalid),
+            (r#"{"type":"ping","id":""}"#, Some(""), Code::NameInvalid),
+            (r#"{"type":"send","id":"m2","body":1,"token":"t"}"#, Some("m2"), Code::RequestInvalid),
             ("{", None, Code::RequestInvalid),
             ("", None, Code::RequestInvalid),
             (&long, Some("m2"), Code::BodyTooLarge),
@@ -459,5 +527,8 @@ mod tests {
         );
         assert_eq!(value(gap(Cursor::after(17, None))), json!({"type": "gap", "after": "17"}));
         assert_eq!(value(deleted()), json!({"type": "deleted"}));
+        assert_eq!(value(renewed(Some(5))), json!({"type": "auth", "expires_ms": 5}));
+        assert_eq!(value(renewed(None)), json!({"type": "auth", "expires_ms": null}));
+        assert_eq!(value(pong(Some("p"))), json!({"type": "pong", "id": "p"}));
     }
 }

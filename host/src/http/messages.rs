@@ -2,6 +2,7 @@
 
 use super::{
     Api,
+    access::{Admitted, Who},
     connection::ConnShared,
     params::{self, OCTET_STREAM},
     problem,
@@ -15,7 +16,10 @@ use crate::{
     node::{Answer, Cursor, Incoming, Sent},
     operation::Query,
 };
-use axum::extract::{Request, State};
+use axum::{
+    Extension,
+    extract::{Request, State},
+};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, Uri, header};
 use http_body::Body;
@@ -24,6 +28,7 @@ use std::{
     future::poll_fn,
     ops::Deref,
     pin::{Pin, pin},
+    sync::Arc,
     task::Poll,
     time::Duration,
 };
@@ -80,6 +85,7 @@ pub(super) async fn send<B>(
     headers: &HeaderMap,
     body: B,
     deadline: Deadline<'_>,
+    admitted: Admitted,
 ) -> Result<Sent, Error>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -88,10 +94,11 @@ where
     params::no_query(uri)?;
     let mut message = Incoming {
         id: params::idempotency_key(headers)?,
-        sender: params::sender(headers)?,
+        sender: admitted.sender(params::sender(headers)?)?,
         content_type: params::content_type(headers)?,
         body: Bytes::new(),
         trace: params::trace(headers),
+        client: admitted.client,
     };
     let mut room = Charge::new(&**api.buffers(), Kind::Bodies);
     message.body = deadline
@@ -248,11 +255,18 @@ fn plugin_value(label: &str) -> HeaderValue {
         )),
     )
 )]
-pub(super) async fn post(State(api): State<Api>, request: Request) -> Response<axum::body::Body> {
+pub(super) async fn post(
+    State(api): State<Api>,
+    Extension(who): Extension<Arc<Who>>,
+    request: Request,
+) -> Response<axum::body::Body> {
     let (head, body) = request.into_parts();
     let deadline = Deadline::after(api.options().request_deadline);
     let key = params::session_of(&head.uri);
-    answer(send(&api, key, &head.uri, &head.headers, body, deadline).await).map(Into::into)
+    let service = key.as_ref().map_or("", |key| key.service.as_str());
+    let admitted = api.gate().admitted(&who, service);
+    let sent = send(&api, key, &head.uri, &head.headers, body, deadline, admitted);
+    answer(sent.await).map(Into::into)
 }
 
 /// Queries a session without changing it
@@ -278,6 +292,7 @@ pub(super) async fn post(State(api): State<Api>, request: Request) -> Response<a
 )]
 pub(super) async fn query(
     State(api): State<Api>,
+    Extension(who): Extension<Arc<Who>>,
     request: Request,
 ) -> Result<Response<axum::body::Body>, problem::Failed> {
     let (head, body) = request.into_parts();
@@ -291,7 +306,13 @@ pub(super) async fn query(
         .await
         .unwrap_or_else(|| Err(body_late()))?;
     let answer = deadline
-        .limit(pin!(api.backend().call(Query { key, content_type, body, consistency })))
+        .limit(pin!(api.backend().call(Query {
+            key,
+            content_type,
+            body,
+            consistency,
+            client: who.client().cloned(),
+        })))
         .await
         .unwrap_or_else(|| Err(read_late()))?;
     Ok(query_answer(answer).map(Into::into))

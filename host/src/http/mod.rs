@@ -1,11 +1,14 @@
 //! The gateway: slotd's HTTP API and its admin API, each on its own listener.
 //!
-//! A request meets, in this order: its connection (`connection`, `server`), the token (`auth`),
-//! the checks of names and parameters (`params`), its handler, and its `Backend`, a node.
-//! `POST .../messages` bypasses axum's routes (`server`), because it is the hot path.
+//! A request meets, in this order: its connection (`connection`, `server`), who asks and whether they
+//! may (`auth`, `access`), the checks of names and parameters (`params`), its handler, and its `Backend`, a node.
+//! `POST .../messages` bypasses axum's routes (`server`), because it is the hot path. With HTTP/2 a
+//! connection has many requests at a time (`http2`), which meet the same.
 
+mod access;
 mod admin;
 mod answer;
+mod audit;
 mod auth;
 mod backend;
 mod body;
@@ -17,6 +20,7 @@ mod feed;
 mod frames;
 mod health;
 mod history;
+mod http2;
 mod in_flight;
 mod messages;
 mod notify;
@@ -39,11 +43,11 @@ mod strict;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod tls;
 mod uploads;
 mod views;
 mod websocket;
 
-pub use auth::Token;
 pub(crate) use body::{is_json, present};
 pub use notify::Notifiers;
 pub use openapi::document_json;
@@ -53,17 +57,19 @@ pub use server::{App, Server};
 pub use shutdown::Shutdown;
 pub use starting::Doing;
 
-use crate::{buffers::Buffers, limits, node::Node, watchdog::Heartbeat};
+use crate::{access::TokenStore, buffers::Buffers, node::Node, watchdog::Heartbeat};
+use access::Gate;
 use backend::Backend;
+use slotd_access::{Access, Listener};
 use stats::Stats;
 use std::{sync::Arc, time::Duration};
 use tokio::runtime::Handle;
 use uploads::Uploads;
 
-/// The gateway's settings; defaults in [`crate::limits`].
+/// The gateway's settings.
 #[derive(Clone, Debug)]
 pub struct HttpOptions {
-    /// Of a message or query; at most [`limits::BODY_BYTES_MAX`].
+    /// Of a message or query; at most [`crate::limits::BODY_BYTES_MAX`].
     pub body_bytes_max: usize,
     /// Budget for what the API's connections hold.
     pub buffers: Arc<Buffers>,
@@ -73,24 +79,26 @@ pub struct HttpOptions {
     pub connections: PlaceLimits,
     /// Connections of the admin listener.
     pub admin_connections: PlaceLimits,
-    /// The API's token; `None`: not required.
-    pub api_token: Option<Token>,
-    /// The admin API's token; `None`: not required.
-    pub admin_token: Option<Token>,
+    /// Who may do what.
+    pub access: Access,
+    /// Where named tokens are kept.
+    pub tokens: TokenStore,
     /// Who may send ephemeral events.
     pub notify: Notifiers,
 }
 
+#[cfg(test)]
 impl Default for HttpOptions {
     fn default() -> Self {
+        use crate::limits;
         Self {
             body_bytes_max: limits::BODY_BYTES_DEFAULT,
             buffers: crate::buffers::shared().clone(),
             request_deadline: limits::REQUEST_DEADLINE_DEFAULT,
             connections: PlaceLimits::new(limits::CONNECTIONS_DEFAULT),
             admin_connections: PlaceLimits::new(limits::ADMIN_CONNECTIONS_MAX),
-            api_token: None,
-            admin_token: None,
+            access: crate::access::of_test(None, None),
+            tokens: TokenStore::none(),
             notify: Notifiers::default(),
         }
     }
@@ -102,6 +110,7 @@ pub struct Api(Arc<ApiInner>);
 
 struct ApiInner {
     backend: Backend,
+    gate: Gate,
     options: HttpOptions,
     shutdown: Shutdown,
     stats: Stats,
@@ -113,7 +122,11 @@ impl Api {
         Self::over(Backend::Node(node), options, shutdown)
     }
     fn over(backend: Backend, options: HttpOptions, shutdown: Shutdown) -> Self {
-        Self(Arc::new(ApiInner { backend, options, shutdown, stats: Stats::new() }))
+        let gate = Gate::new(options.access.clone(), Listener::Api);
+        Self(Arc::new(ApiInner { backend, gate, options, shutdown, stats: Stats::new() }))
+    }
+    fn gate(&self) -> &Gate {
+        &self.0.gate
     }
     fn backend(&self) -> &Backend {
         &self.0.backend
@@ -136,6 +149,7 @@ pub struct Admin(Arc<AdminInner>);
 struct AdminInner {
     /// `None` in this folder's own tests.
     node: Option<Arc<Node>>,
+    gate: Gate,
     options: HttpOptions,
     shutdown: Shutdown,
     stats: Stats,
@@ -179,8 +193,10 @@ impl Admin {
     ) -> Self {
         let uploads = Uploads::new();
         let stats = Stats::new();
+        let gate = Gate::new(options.access.clone(), Listener::Admin);
         Self(Arc::new(AdminInner {
             node,
+            gate,
             options,
             shutdown,
             stats,

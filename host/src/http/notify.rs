@@ -3,6 +3,7 @@
 
 use super::{
     Api,
+    access::Who,
     frames::NotifyFrame,
     messages::{Deadline, body_late, read_body},
     params::{self, Query, invalid},
@@ -19,6 +20,7 @@ use crate::{
     rpc,
 };
 use axum::{
+    Extension,
     body::Body,
     extract::{Request, State},
 };
@@ -79,6 +81,7 @@ impl Notifiers {
 )]
 pub(super) async fn post(
     State(api): State<Api>,
+    Extension(who): Extension<Arc<Who>>,
     request: Request,
 ) -> Result<Response<Body>, Failed> {
     let (head, body) = request.into_parts();
@@ -89,7 +92,8 @@ pub(super) async fn post(
         query.get("kind").ok_or_else(|| invalid("the query parameter \"kind\" is missing"))?;
     check_kind(kind)?;
     let (kind, content_type) = (kind.to_owned(), params::content_type(&head.headers)?);
-    let sender = params::sender(&head.headers)?;
+    let admitted = api.gate().admitted(&who, key.service.as_str());
+    let sender = admitted.sender(params::sender(&head.headers)?)?;
     let deadline = Deadline::after(api.options().request_deadline);
     let mut room = Charge::new(&**api.buffers(), Kind::Bodies);
     let body = deadline

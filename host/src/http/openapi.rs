@@ -34,11 +34,13 @@ struct Document;
 /// The document.
 pub fn document() -> openapi::OpenApi {
     let mut document = Document::openapi();
-    document.merge(route::api_routes().split_for_parts().1);
-    document.merge(route::admin_routes().split_for_parts().1);
+    document.merge(route::api_routes().split().1);
+    document.merge(route::admin_routes().split().1);
     let components = document.components.get_or_insert_default();
     let bearer = |what: &str| {
-        let text = format!("The {what} token, where one is configured");
+        let text = format!(
+            "The {what} token, a named token, or a token of an issuer in the policy, unless the listener is open to all"
+        );
         SecurityScheme::Http(
             HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(text)).build(),
         )
@@ -49,7 +51,7 @@ pub fn document() -> openapi::OpenApi {
         "access_token",
         SecurityScheme::ApiKey(ApiKey::Query(ApiKeyValue::with_description(
             "access_token",
-            "The API token, for browsers' EventSource and WebSocket",
+            "As the bearer token, for browsers' EventSource and WebSocket",
         ))),
     );
     let mut content = Content::new(Some(Ref::from_schema_name("Problem")));
@@ -113,6 +115,9 @@ fn bound(parameter: &mut Parameter) {
         (ParameterIn::Path, "timer") => text(NO_CONTROLS, limits::TIMER_NAME_BYTES_MAX),
         (ParameterIn::Path, "request") => text(NO_CONTROLS, limits::REQUEST_ID_BYTES_MAX),
         (ParameterIn::Path, "message") => text("^[0-9]+-[0-9]+-[0-9]+$", PLACE_CHARS_MAX),
+        (ParameterIn::Path, "name") => {
+            text("^[a-z0-9][a-z0-9_-]*$", slotd_access::limits::NAME_BYTES_MAX);
+        }
         (ParameterIn::Path, "node") => {
             schema.min_length = Some(1);
         }
@@ -172,18 +177,27 @@ fn codes(method: &str, path: &str) -> Vec<Code> {
             (_, "/readyz") => vec![Unavailable],
             (_, "/healthz" | "/openapi.json" | "/metrics") => vec![],
             (_, "/services") => vec![Unavailable],
+            ("POST", "/tokens") => of(&[
+                &CHANGE,
+                &[TokenExists, LevelUnreadable, LimitReached, BodyTooLarge, RequestTimeout],
+            ]),
+            ("DELETE", "/tokens/{name}") => of(&[&CHANGE, &[TokenNotFound]]),
+            ("GET", "/tokens") => vec![],
+            (_, "/access/explain") => vec![BodyTooLarge, RequestTimeout],
             (_, "/services/{service}/deploy") => {
-                let refused = [PluginRefused, PluginTooCostly, MemoryFull, BodyTooLarge];
+                let refused =
+                    [PluginRefused, PluginTooCostly, MemoryFull, BodyTooLarge, SignatureRefused];
                 of(&[&CHANGE, &DEPLOY, &refused, &[RequestTimeout]])
             }
             (_, "/services/{service}/rollback") => {
-                of(&[&CHANGE, &DEPLOY, &[NothingToRollBack, DeploymentNotFound]])
+                of(&[&CHANGE, &DEPLOY, &[NothingToRollBack, DeploymentNotFound, SignatureRefused]])
             }
             ("DELETE", "/services/{service}") => of(&[&CHANGE, &[ServiceNotFound, SwapInProgress]]),
             (method, rest) if rest.starts_with("/services/{service}/sessions") => {
                 operators(method, rest, &READ, &CHANGE)
             }
             ("GET", rest) if rest.starts_with("/services/{service}") => READ.into(),
+            ("GET", "/audit" | "/audit/lines") => vec![Unavailable, StorageUnavailable],
             ("GET", "/slots/{slot}") => vec![SlotNotFound, Unavailable],
             (_, "/slots/{slot}/drain") => {
                 of(&[&CHANGE, &[SlotNotFound, NoOtherNode, Fenced, MailboxFull]])
@@ -219,6 +233,7 @@ fn codes(method: &str, path: &str) -> Vec<Code> {
         ("POST", "/{session}/notify") => {
             of(&[&READ, &[NotifyRefused, BodyTooLarge, RequestTimeout, LimitReached]])
         }
+        ("POST", "/{session}/token") => vec![NameInvalid, BodyTooLarge, RequestTimeout],
         ("DELETE", _) => of(&[&READ, &[SessionNotFound, OutcomeUnknown]]),
         (_, "") => READ.into(),
         _ => of(&[&READ, &[SessionNotFound]]),
@@ -251,7 +266,8 @@ fn describe_problems(method: &str, path: &str, operation: &mut Operation) {
     all.extend([Code::OriginRefused, Code::Internal]);
     // Probes are answered without a token, and always.
     if operation.security.is_none() {
-        all.extend([Code::Unauthorized, Code::LimitReached, Code::Unavailable]);
+        all.extend([Code::Unauthorized, Code::TokenExpired, Code::Forbidden]);
+        all.extend([Code::LimitReached, Code::Unavailable]);
     }
     let mut by_status: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
     for code in Code::ALL.iter().filter(|code| all.contains(code)) {
@@ -361,6 +377,7 @@ mod tests {
                 "GET /v1/services/{service}/sessions",
                 "GET /v1/services/{service}/sessions/{session}/events",
                 "GET /v1/services/{service}/sessions/{session}/socket",
+                "POST /v1/services/{service}/sessions/{session}/token",
                 "GET /healthz",
                 "GET /readyz",
                 "GET /openapi.json",
@@ -397,6 +414,8 @@ mod tests {
                 "POST /admin/v1/slots/{slot}/drain",
                 "POST /admin/v1/rebalance",
                 "GET /admin/v1/ring",
+                "GET /admin/v1/audit",
+                "GET /admin/v1/audit/lines",
                 "GET /admin/v1/level",
                 "POST /admin/v1/level",
                 "GET /admin/v1/nodes",
@@ -404,6 +423,10 @@ mod tests {
                 "POST /admin/v1/nodes/{node}/drain",
                 "GET /admin/v1/moves",
                 "DELETE /admin/v1/moves/{node}/{id}",
+                "GET /admin/v1/tokens",
+                "POST /admin/v1/tokens",
+                "DELETE /admin/v1/tokens/{name}",
+                "POST /admin/v1/access/explain",
                 "GET /metrics",
             ];
             all.sort_unstable();

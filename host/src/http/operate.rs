@@ -3,6 +3,7 @@
 use super::{
     Admin,
     admin::{change, to_its_end},
+    audit::Note,
     messages::{Deadline, outcome_unknown, read_body},
     params::{self, Query, invalid},
     problem::Failed,
@@ -20,6 +21,7 @@ use crate::{
     node::Cursor,
     operation::Delete,
     operator::{Action, Entered, Operation, StateRange},
+    plugin::Digest,
 };
 use axum::{
     body::Body,
@@ -149,7 +151,11 @@ impl StateChange<'_> {
     request_body(content = StateChanges, content_type = "application/json", description = "The changes, up to 4 MiB of keys and values"),
     responses((status = 200, description = "Durable", body = StateChanged, content_type = "application/json"))
 )]
-pub(super) async fn change_state(State(admin): State<Admin>, request: Request) -> Answer {
+pub(super) async fn change_state(
+    State(admin): State<Admin>,
+    note: Note,
+    request: Request,
+) -> Answer {
     let (head, body) = request.into_parts();
     let key = params::admin_session_of(&head.uri)?;
     params::no_query(&head.uri)?;
@@ -163,6 +169,9 @@ pub(super) async fn change_state(State(admin): State<Admin>, request: Request) -
         .limit(std::pin::pin!(read_body(body, limits::CORRECTION_BYTES_MAX, &mut room)))
         .await;
     let body = body.unwrap_or_else(|| Err(late()))?;
+    // Never the values: they are the service's users'.
+    note.asked("operator", who.as_str());
+    note.asked("body_digest", Digest::of(&body).to_string());
     let given: StateChanges<'_> = serde_json::from_slice(&body)
         .map_err(|e| invalid(format!("the body is not a state correction: {e}")))?;
     let expected = given.position.as_deref();
@@ -185,8 +194,9 @@ pub(super) async fn change_state(State(admin): State<Admin>, request: Request) -
             invalid(format!("\"reason\" has {bytes} bytes; it may have up to {most}")).into()
         );
     }
-    let note = note(&changes, given.reason.as_deref());
-    let entered = Entered { changes, note };
+    note.asked("keys", changes.len());
+    let entry = entry(&changes, given.reason.as_deref());
+    let entered = Entered { changes, note: entry };
     let operation = Operation::new(id.as_deref(), who, expected, Action::Set(entered));
     let node = admin.node()?.clone();
     // Runs to completion even if the client disconnects in the middle of it.
@@ -194,11 +204,13 @@ pub(super) async fn change_state(State(admin): State<Admin>, request: Request) -
     let sent =
         deadline.limit(std::pin::pin!(done)).await.unwrap_or_else(|| Err(outcome_unknown()))?;
     let position = Cursor::after(sent.seq, sent.incarnation).to_string();
+    note.after("seq", sent.seq);
+    note.after("replayed", sent.replayed);
     Ok(json(&StateChanged { seq: sent.seq, position, slot: sent.slot, replayed: sent.replayed }))
 }
 
 /// What a correction's entry records: the keys, as many as fit.
-fn note(changes: &[(String, Option<Bytes>)], reason: Option<&str>) -> Bytes {
+fn entry(changes: &[(String, Option<Bytes>)], reason: Option<&str>) -> Bytes {
     let mut bytes = 0;
     let named = changes.iter().take_while(|(key, _)| {
         bytes += key.len() + limits::IMPORT_PAIR_BYTES;
@@ -271,7 +283,7 @@ pub(super) async fn export(State(admin): State<Admin>, uri: Uri) -> Answer {
     request_body(content = Binary, content_type = "application/x-ndjson", description = "The file"),
     responses((status = 200, description = "Durable", body = SessionImported, content_type = "application/json"))
 )]
-pub(super) async fn import(State(admin): State<Admin>, request: Request) -> Answer {
+pub(super) async fn import(State(admin): State<Admin>, note: Note, request: Request) -> Answer {
     /// Files that are read concurrently: each may hold a part in memory.
     static IMPORTS: Semaphore = Semaphore::const_new(limits::IMPORTS_MAX);
     let (head, body) = request.into_parts();
@@ -280,6 +292,9 @@ pub(super) async fn import(State(admin): State<Admin>, request: Request) -> Answ
     let replace = query.bool("replace")?.unwrap_or(false);
     let assume_current = query.bool("assume_current")?.unwrap_or(false);
     let who = operator(&head.headers)?;
+    note.asked("operator", who.as_str());
+    note.asked("replace", replace);
+    note.asked("assume_current", assume_current);
     let node = admin.node()?.clone();
     let Ok(permit) = IMPORTS.try_acquire() else {
         return Err(Error::new(
@@ -291,7 +306,7 @@ pub(super) async fn import(State(admin): State<Admin>, request: Request) -> Answ
     let body_bytes_max = admin.0.options.body_bytes_max;
     let reader = Reader::new(node, key, who, Reading { replace, assume_current, body_bytes_max });
     // Runs to completion, including the removal of what was imported from a truncated file.
-    change(async move {
+    change(&note, &["seq", "messages", "keys"], async move {
         let _permit = permit;
         reader.import(body).await
     })
@@ -315,7 +330,7 @@ pub(super) async fn import(State(admin): State<Admin>, request: Request) -> Answ
     ),
     responses((status = 200, description = "The sessions are deleted or counted", body = SessionsDeleted, content_type = "application/json"))
 )]
-pub(super) async fn delete_sessions(State(admin): State<Admin>, uri: Uri) -> Answer {
+pub(super) async fn delete_sessions(State(admin): State<Admin>, note: Note, uri: Uri) -> Answer {
     let service = params::admin_service_of(&uri)?;
     let query = Query::parse(&uri, &["prefix", "after", "limit", "dry_run"])?;
     let prefix = query.get("prefix").ok_or_else(|| {
@@ -323,6 +338,9 @@ pub(super) async fn delete_sessions(State(admin): State<Admin>, uri: Uri) -> Ans
     })?;
     let after = query.get("after").map(SessionId::parse).transpose()?;
     let (limit, dry_run) = (query.limit()?, query.bool("dry_run")?.unwrap_or(false));
+    note.asked("prefix", prefix);
+    note.asked("limit", limit);
+    note.asked("dry_run", dry_run);
     let node = admin.node()?.clone();
     let listed = node.sessions(&service, prefix, after.as_ref(), limit + 1);
     let mut found = admin.reading(listed).await?;
@@ -360,6 +378,7 @@ pub(super) async fn delete_sessions(State(admin): State<Admin>, uri: Uri) -> Ans
         sessions = to_its_end(work).await?;
     }
     let next_after = last.filter(|_| more);
+    note.after("sessions", sessions);
     Ok(json(&SessionsDeleted { sessions, dry_run, next_after }))
 }
 
@@ -374,10 +393,10 @@ pub(super) async fn delete_sessions(State(admin): State<Admin>, uri: Uri) -> Ans
     tag = "admin",
     responses((status = 200, description = "All sessions are deleted", body = ResetDone, content_type = "application/json"))
 )]
-pub(super) async fn reset(State(admin): State<Admin>, uri: Uri) -> Answer {
+pub(super) async fn reset(State(admin): State<Admin>, note: Note, uri: Uri) -> Answer {
     params::no_query(&uri)?;
     let node = admin.node()?.clone();
-    change(async move {
+    change(&note, &["slots", "sessions"], async move {
         let (slots, sessions) = node.reset().await?;
         Ok(ResetDone { slots, sessions })
     })

@@ -14,11 +14,13 @@ use std::borrow::Cow;
 
 pub(super) static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub(super) static SENDER: HeaderName = HeaderName::from_static("slotd-sender");
+pub(super) static SIGNATURE: HeaderName = HeaderName::from_static("slotd-signature");
 pub(super) static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Headers that slotd defines or reads, each allowed at most once.
-pub(super) static ONCE: [HeaderName; 3] = [
+pub(super) static ONCE: [HeaderName; 4] = [
     HeaderName::from_static("idempotency-key"),
     HeaderName::from_static("slotd-sender"),
+    HeaderName::from_static("slotd-signature"),
     HeaderName::from_static("last-event-id"),
 ];
 /// The content type of a body without one.
@@ -66,8 +68,8 @@ pub(super) fn service_name(raw: &str) -> Result<ServiceName, Error> {
     ServiceName::parse(&decode(raw, "service name")?)
 }
 
-/// The raw segments of a path after its first slash.
-fn segment(uri: &Uri, index: usize) -> &str {
+/// A raw segment of a path.
+pub(super) fn segment(uri: &Uri, index: usize) -> &str {
     uri.path().split('/').nth(index).unwrap_or_default()
 }
 

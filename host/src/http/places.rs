@@ -92,6 +92,8 @@ pub(super) struct Place {
     places: Arc<Places>,
     number: u64,
     pub(super) kind: Kind,
+    /// Where the connection comes from.
+    pub(super) peer: IpAddr,
 }
 
 impl Places {
@@ -99,10 +101,10 @@ impl Places {
         Arc::new(Self { listener, limits, state: Mutex::default(), all_gone: Notify::new() })
     }
 
-    /// A place for a connection from `address`, closing others if necessary; `None` if there is
+    /// A place for a connection from `peer`, closing others if necessary; `None` if there is
     /// none, not even to report it. [`Places::took`] informs its connection.
-    pub(super) fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let address = source(address);
+    pub(super) fn take(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
+        let address = source(peer);
         let mut gone = Vec::new();
         let place = self.state.lock().take(self.limits, address, &mut gone);
         // Outside of the lock: it may end, and release its place, during this call.
@@ -121,7 +123,7 @@ impl Places {
         if ended > 0 || !matches!(place, Some((_, Kind::Usual))) {
             self.log(address, ended);
         }
-        place.map(|(number, kind)| Place { places: self.clone(), number, kind })
+        place.map(|(number, kind)| Place { places: self.clone(), number, kind, peer })
     }
 
     /// The connection in place `number`.
@@ -308,6 +310,10 @@ impl Entry {
 impl Place {
     pub(super) fn took(&self, connection: &Arc<ConnShared>) {
         self.places.took(self.number, connection);
+    }
+    /// Its listener's name.
+    pub(super) fn listener(&self) -> &'static str {
+        self.places.listener
     }
     /// Its first request has arrived.
     pub(super) fn heard(&self) {

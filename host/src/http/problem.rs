@@ -77,6 +77,7 @@ pub fn response(error: &Error) -> Response<Bytes> {
     let body = serde_json::to_vec(&Problem::from(error)).unwrap_or_default();
     let mut response = Response::new(Bytes::from(body));
     *response.status_mut() = status;
+    response.extensions_mut().insert(error.code);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
     if status == StatusCode::UNAUTHORIZED {

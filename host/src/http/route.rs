@@ -1,8 +1,16 @@
 //! The routes, and the checks for every request except those on the fast path of messages.
 
 use super::{
-    Admin, Api, Token, admin, auth, events, health, history, messages, notify, operate,
-    problem::Failed, sessions, socket, stats::Stats, timers,
+    Admin, Api,
+    access::{Gate, Need, Part, Rights, Routes, mint, needs, public, tokens},
+    admin,
+    audit::{self, Note, audited, intended},
+    connection::ConnShared,
+    events, health, history, messages, notify, operate,
+    problem::Failed,
+    sessions, socket,
+    stats::Stats,
+    timers,
 };
 use crate::{
     error::{Code, Error},
@@ -17,85 +25,122 @@ use axum::{
 };
 use http::Method;
 use http_body::Body as _;
+use slotd_access::Verb;
+use std::sync::Arc;
 use tokio::task::JoinSet;
-use utoipa_axum::{router::OpenApiRouter, routes};
+use utoipa_axum::routes;
 
-/// The API with its description. One registration per path: axum then lists the methods in `Allow`.
-pub(super) fn api_routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new()
-        .routes(routes!(messages::post, history::get))
-        .routes(routes!(messages::query))
-        .routes(routes!(notify::post))
-        .routes(routes!(sessions::get, sessions::delete))
-        .routes(routes!(sessions::list))
-        .routes(routes!(events::get))
-        .routes(routes!(socket::get))
-        .routes(routes!(health::live))
-        .routes(routes!(health::ready))
-        .routes(routes!(health::openapi))
+const GET: Method = Method::GET;
+const POST: Method = Method::POST;
+const DELETE: Method = Method::DELETE;
+
+/// The API with its description and what each of its routes needs. One registration per path: axum then lists the methods
+/// in `Allow`.
+pub(super) fn api_routes() -> Routes<Api> {
+    use Part::Session;
+    use Verb::{Delete, Mint, Notify, Query, Read, Send, Subscribe};
+    Routes::new()
+        .on(
+            [needs(POST, Send, Session), needs(GET, Read, Session)],
+            routes!(messages::post, history::get),
+        )
+        .on([needs(POST, Query, Session)], routes!(messages::query))
+        .on([needs(POST, Notify, Session)], routes!(notify::post))
+        .on(
+            [needs(GET, Read, Session), needs(DELETE, Delete, Session)],
+            routes!(sessions::get, sessions::delete),
+        )
+        .on([needs(GET, Read, Part::Prefix)], routes!(sessions::list))
+        .on([needs(GET, Subscribe, Session)], routes!(events::get))
+        .on([needs(GET, Subscribe, Session)], routes!(socket::get))
+        .on([needs(POST, Mint, Session)], routes!(mint::post))
+        .on([public(GET)], routes!(health::live))
+        .on([public(GET)], routes!(health::ready))
+        .on([public(GET)], routes!(health::openapi))
 }
 
-/// The admin API with its description.
-pub(super) fn admin_routes() -> OpenApiRouter<Admin> {
-    OpenApiRouter::new()
-        .routes(routes!(admin::services))
-        .routes(routes!(admin::service, admin::remove))
-        .routes(routes!(admin::deploy))
-        .routes(routes!(admin::rollback))
-        .routes(routes!(admin::deployments))
-        .routes(routes!(admin::swap))
-        .routes(routes!(admin::pinned))
-        .routes(routes!(operate::state, operate::change_state))
-        .routes(routes!(operate::export))
-        .routes(routes!(operate::import))
-        .routes(routes!(timers::of_service))
-        .routes(routes!(timers::of_session))
-        .routes(routes!(timers::cancel))
-        .routes(routes!(timers::outbox_of_service))
-        .routes(routes!(timers::outbox_of_session))
-        .routes(routes!(timers::dead_of_service))
-        .routes(routes!(timers::dead_of_session))
-        .routes(routes!(timers::retry))
-        .routes(routes!(timers::drop_dead))
-        .routes(routes!(timers::retry_send))
-        .routes(routes!(timers::drop_send))
-        .routes(routes!(timers::cancel_request))
-        .routes(routes!(timers::retry_answer))
-        .routes(routes!(timers::drop_answer))
-        .routes(routes!(operate::delete_sessions))
-        .routes(routes!(operate::reset))
-        .routes(routes!(admin::slots))
-        .routes(routes!(admin::slot))
-        .routes(routes!(admin::drain))
-        .routes(routes!(admin::rebalance))
-        .routes(routes!(admin::ring))
-        .routes(routes!(admin::nodes))
-        .routes(routes!(admin::forget_node))
-        .routes(routes!(admin::drain_node))
-        .routes(routes!(admin::level, admin::raise_level))
-        .routes(routes!(admin::moves))
-        .routes(routes!(admin::cancel_move))
-        .routes(routes!(admin::metrics))
+/// The admin API with its description and what each of its routes needs.
+pub(super) fn admin_routes() -> Routes<Admin> {
+    use Part::{Nothing, Service};
+    use Verb::{AdminRead, Deploy, Operate};
+    Routes::new()
+        .on([needs(GET, AdminRead, Nothing)], routes!(admin::services))
+        .on(
+            [needs(GET, AdminRead, Service), needs(DELETE, Deploy, Service)],
+            routes!(admin::service, admin::remove),
+        )
+        .on([needs(POST, Deploy, Service)], routes!(admin::deploy))
+        .on([needs(POST, Deploy, Service)], routes!(admin::rollback))
+        .on([needs(GET, AdminRead, Service)], routes!(admin::deployments))
+        .on([needs(GET, AdminRead, Service)], routes!(admin::swap))
+        .on([needs(GET, AdminRead, Service)], routes!(admin::pinned))
+        .on(
+            [needs(GET, AdminRead, Service), needs(POST, Operate, Service)],
+            routes!(operate::state, operate::change_state),
+        )
+        .on([needs(GET, AdminRead, Service)], routes!(operate::export))
+        .on([needs(POST, Operate, Service)], routes!(operate::import))
+        .on([needs(GET, AdminRead, Service)], routes!(timers::of_service))
+        .on([needs(GET, AdminRead, Service)], routes!(timers::of_session))
+        .on([needs(DELETE, Operate, Service)], routes!(timers::cancel))
+        .on([needs(GET, AdminRead, Service)], routes!(timers::outbox_of_service))
+        .on([needs(GET, AdminRead, Service)], routes!(timers::outbox_of_session))
+        .on([needs(GET, AdminRead, Service)], routes!(timers::dead_of_service))
+        .on([needs(GET, AdminRead, Service)], routes!(timers::dead_of_session))
+        .on([needs(POST, Operate, Service)], routes!(timers::retry))
+        .on([needs(DELETE, Operate, Service)], routes!(timers::drop_dead))
+        .on([needs(POST, Operate, Service)], routes!(timers::retry_send))
+        .on([needs(DELETE, Operate, Service)], routes!(timers::drop_send))
+        .on([needs(DELETE, Operate, Service)], routes!(timers::cancel_request))
+        .on([needs(POST, Operate, Service)], routes!(timers::retry_answer))
+        .on([needs(DELETE, Operate, Service)], routes!(timers::drop_answer))
+        .on([needs(DELETE, Operate, Service)], routes!(operate::delete_sessions))
+        .on([needs(POST, Operate, Nothing)], routes!(operate::reset))
+        .on([needs(GET, AdminRead, Nothing)], routes!(admin::slots))
+        .on([needs(GET, AdminRead, Nothing)], routes!(admin::slot))
+        .on([needs(POST, Operate, Nothing)], routes!(admin::drain))
+        .on([needs(POST, Operate, Nothing)], routes!(admin::rebalance))
+        .on([needs(GET, AdminRead, Nothing)], routes!(admin::ring))
+        .on([needs(GET, AdminRead, Nothing)], routes!(admin::nodes))
+        .on([needs(DELETE, Operate, Nothing)], routes!(admin::forget_node))
+        .on([needs(POST, Operate, Nothing)], routes!(admin::drain_node))
+        .on(
+            [needs(GET, AdminRead, Nothing), needs(POST, Operate, Nothing)],
+            routes!(admin::level, admin::raise_level),
+        )
+        .on([needs(GET, AdminRead, Nothing)], routes!(admin::moves))
+        .on([needs(DELETE, Operate, Nothing)], routes!(admin::cancel_move))
+        .on(
+            [needs(GET, AdminRead, Nothing), needs(POST, Operate, Nothing)],
+            routes!(tokens::list, tokens::create),
+        )
+        .on([needs(DELETE, Operate, Nothing)], routes!(tokens::revoke))
+        .on([needs(POST, AdminRead, Nothing)], routes!(tokens::explain))
+        .on([needs(GET, AdminRead, Nothing)], routes!(audit::list))
+        .on([needs(GET, AdminRead, Nothing)], routes!(audit::lines))
+        .on([needs(GET, AdminRead, Nothing)], routes!(admin::metrics))
 }
 
 /// The API as a router. [`super::App::api`] adds a fast path for messages.
 pub fn api_router(api: Api) -> Router {
-    let guard = Guard { token: api.options().api_token.clone(), stats: api.0.stats.clone() };
-    let (router, _) = api_routes().split_for_parts();
+    let (router, _, rights) = api_routes().split();
+    let guard = Guard { gate: api.gate().clone(), rights, stats: api.0.stats.clone() };
     finish(router, guard).with_state(api)
 }
 
 /// The admin API as a router.
 pub fn admin_router(admin: Admin) -> Router {
-    let guard = Guard { token: admin.0.options.admin_token.clone(), stats: admin.0.stats.clone() };
-    let (router, _) = admin_routes().split_for_parts();
+    let (router, _, rights) = admin_routes().split();
+    let guard = Guard { gate: admin.0.gate.clone(), rights, stats: admin.0.stats.clone() };
     // Described with the API's.
     let router = router
         .route_layer(from_fn_with_state(admin.clone(), on_serving))
         .route("/healthz", get(health::admin_live))
         .route("/readyz", get(health::admin_ready))
-        .route("/openapi.json", get(health::openapi));
-    finish(router, guard).with_state(admin)
+        .route("/openapi.json", get(health::openapi))
+        .layer(from_fn_with_state(admin.clone(), intended));
+    let router = finish(router, guard);
+    router.layer(from_fn_with_state(admin.clone(), audited)).with_state(admin)
 }
 
 fn finish<S: Clone + Send + Sync + 'static>(router: Router<S>, guard: Guard) -> Router<S> {
@@ -117,7 +162,8 @@ fn finish<S: Clone + Send + Sync + 'static>(router: Router<S>, guard: Guard) -> 
 
 #[derive(Clone)]
 struct Guard {
-    token: Option<Token>,
+    gate: Gate,
+    rights: Rights,
     stats: Stats,
 }
 
@@ -139,18 +185,18 @@ fn is_public(path: &str) -> bool {
     matches!(path, "/healthz" | "/readyz" | "/openapi.json")
 }
 
-async fn guarded(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+async fn guarded(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
     let began = crate::clock::now();
-    let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let matched = matched.as_ref().map(MatchedPath::as_str);
     // Labels come from a fixed set: client input must not create new ones.
     let route = match matched {
         Some(path) => format!("{} {path}", method(request.method())),
         None => "unmatched".to_owned(),
     };
-    let query_token = matched.is_some_and(|p| p.ends_with("/events") || p.ends_with("/socket"));
     let allowed = match matched {
         Some(path) if is_public(path) => Ok(()),
-        _ => auth::check(guard.token.as_ref(), request.headers(), request.uri(), query_token),
+        _ => guard.admit(matched, &mut request).await,
     };
     let ready = allowed.and_then(|()| match matched {
         Some(path) if WITHOUT_BODY.contains(&path) && !request.body().is_end_stream() => {
@@ -167,6 +213,36 @@ async fn guarded(State(guard): State<Guard>, request: Request, next: Next) -> Re
     response
 }
 
+impl Guard {
+    /// Finds out who asks, and whether they may. Handlers find it in the request's extensions ([`Who`]).
+    ///
+    /// [`Who`]: super::access::Who
+    async fn admit(&self, matched: Option<&str>, request: &mut Request) -> Result<(), Error> {
+        let query_token = matched.is_some_and(|p| p.ends_with("/events") || p.ends_with("/socket"));
+        let connection = request.extensions().get::<Arc<ConnShared>>().cloned();
+        let asked =
+            self.gate.asked(connection.as_deref(), request.headers(), request.uri(), query_token);
+        let who = asked.await?;
+        if let Some(note) = request.extensions().get::<Note>() {
+            note.is_of(who.identity().to_string(), !who.is_nobody());
+        }
+        self.gate.check_origin(connection.as_deref(), &who, request.headers(), request.uri())?;
+        match matched.and_then(|path| self.rights.of(path, request.method())) {
+            Some(Need::Right(verb, part)) => self.gate.check(&who, verb, part, request.uri())?,
+            Some(Need::Unknown) => {
+                return Err(Error::new(Code::Forbidden, "nobody has the right to this route"));
+            }
+            // A path or a method that there is not: its answer says so, but to nobody.
+            Some(Need::Public) | None if who.is_nobody() && !self.gate.is_open() => {
+                return Err(self.gate.shown_nothing());
+            }
+            Some(Need::Public) | None => {}
+        }
+        request.extensions_mut().insert(who);
+        Ok(())
+    }
+}
+
 /// Answers an operator on the node's runtime, so that tasks started by a handler stay there. The
 /// answer does not wait for a node that stops or whose threads are stalled.
 async fn on_serving(State(admin): State<Admin>, request: Request, next: Next) -> Response {
@@ -175,6 +251,7 @@ async fn on_serving(State(admin): State<Admin>, request: Request, next: Next) ->
     if request.uri().path() == "/metrics" {
         return next.run(request).await;
     }
+    let changes = !request.method().is_safe();
     // Cancels its work when the client disconnects.
     let mut task = JoinSet::new();
     crate::task::run_in_on(&mut task, serving, next.run(request));
@@ -183,8 +260,15 @@ async fn on_serving(State(admin): State<Admin>, request: Request, next: Next) ->
         tokio::time::sleep(limits::STOPPING_ANSWER).await;
     };
     let unknown = |why: &str| {
-        let detail = format!("{why}; the request may have been carried out, or may still be");
-        Failed::from(Error::new(Code::Unavailable, detail)).into_response()
+        // The audit log says so, too.
+        let error = match changes {
+            true => Error::new(
+                Code::OutcomeUnknown,
+                format!("{why}; the request may have been carried out, or may still be"),
+            ),
+            false => Error::new(Code::Unavailable, why.to_owned()),
+        };
+        Failed::from(error).into_response()
     };
     tokio::select! {
         biased;

@@ -1,11 +1,16 @@
-//! A listener with its connections. HTTP/1.1, which browsers, curl and every proxy use towards a
-//! backend; TLS and HTTP/2 are left to a proxy.
+//! A listener with its connections, in clear or over TLS. The first bytes of one show whether it speaks
+//! HTTP/1.1 or HTTP/2.
 
 use super::{
     Admin, Api, Shutdown,
+    access::{
+        Gate,
+        cors::{self, Verdict},
+    },
     answer::ReplyBody,
     auth,
-    connection::{ConnShared, Connection, InFlight, Watched},
+    connection::{ConnShared, Connection, InFlight, Stream, Watched},
+    http2::{Serving, Share},
     messages::{self, Deadline},
     params,
     places::{PlaceLimits, Places},
@@ -13,21 +18,26 @@ use super::{
     route::{admin_router, api_router},
     stats::Stats,
     streaming::Takeover,
-    strict,
+    strict, tls,
 };
 use crate::{
     buffers::Buffers,
     error::{Code, Error},
     limits,
+    names::SessionKey,
     telemetry::repeats,
+    tls::ListenerTls,
 };
-use axum::Router;
+use axum::{Router, body::Body as RouteBody};
+use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body::Body as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::Instant,
+};
 use tower::ServiceExt;
 
 /// What a [`Server`] serves.
@@ -43,8 +53,10 @@ struct AppInner {
     /// Its name, for people.
     listener: &'static str,
     connections: PlaceLimits,
-    /// No token is required.
-    open: bool,
+    /// `None`: there is nothing yet that could be kept from anyone.
+    gate: Option<Gate>,
+    /// The requests of its HTTP/2 connections.
+    share: Arc<Share>,
     shutdown: Shutdown,
 }
 
@@ -54,7 +66,6 @@ impl App {
         api: Option<Api>,
         stats: Stats,
         connections: PlaceLimits,
-        open: bool,
         shutdown: Shutdown,
     ) -> Self {
         let buffers = Arc::new(Buffers::new(limits::ADMIN_BUFFERS_BYTES_MAX));
@@ -64,8 +75,9 @@ impl App {
             stats,
             buffers,
             listener: "starting",
+            share: Share::new(connections),
             connections,
-            open,
+            gate: None,
             shutdown,
         }))
     }
@@ -76,7 +88,8 @@ impl App {
             buffers: api.buffers().clone(),
             listener: "api",
             connections: api.options().connections,
-            open: api.options().api_token.is_none(),
+            gate: Some(api.gate().clone()),
+            share: Share::new(api.options().connections),
             shutdown: api.0.shutdown.clone(),
             api: Some(api),
         }))
@@ -88,10 +101,17 @@ impl App {
             buffers: Arc::new(Buffers::new(limits::ADMIN_BUFFERS_BYTES_MAX)),
             listener: "admin",
             connections: admin.0.options.admin_connections,
-            open: admin.0.options.admin_token.is_none(),
+            gate: Some(admin.0.gate.clone()),
+            share: Share::new(admin.0.options.admin_connections),
             shutdown: admin.0.shutdown.clone(),
             api: None,
         }))
+    }
+    pub(super) fn share(&self) -> &Arc<Share> {
+        &self.0.share
+    }
+    pub(super) fn shutdown(&self) -> &Shutdown {
+        &self.0.shutdown
     }
 }
 
@@ -99,6 +119,8 @@ impl App {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
+    /// `None`: it speaks plain HTTP.
+    tls: Option<ListenerTls>,
 }
 
 /// Ends what is open: every connection holds a place, also as a socket.
@@ -118,7 +140,11 @@ impl Server {
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        Ok(Self { listener, address })
+        Ok(Self { listener, address, tls: None })
+    }
+    #[must_use]
+    pub fn with_tls(self, tls: Option<ListenerTls>) -> Self {
+        Self { tls, ..self }
     }
     /// Where it listens; with port 0, the port that the system chose.
     pub fn local_addr(&self) -> SocketAddr {
@@ -146,7 +172,7 @@ impl Server {
     }
 
     async fn accept_until(&self, app: &App, places: &Arc<Places>, stop: impl Future<Output = ()>) {
-        let local_only = app.0.open && self.address.ip().is_loopback();
+        let local_only = self.address.ip().is_loopback();
         let mut stop = std::pin::pin!(stop);
         loop {
             let (stream, peer) = tokio::select! {
@@ -158,7 +184,7 @@ impl Server {
             let Some(place) = places.take(peer.ip()) else { continue };
             let open = app.0.stats.open_connection();
             let shared = ConnShared::new(local_only, &app.0.buffers, Some(place), open);
-            start(app, stream, shared);
+            start(app, stream, shared, self.tls.as_ref());
         }
     }
 
@@ -185,75 +211,161 @@ impl Server {
 }
 
 /// Starts a connection's task.
-fn start(app: &App, stream: TcpStream, shared: Arc<ConnShared>) {
-    let io = Watched::new(stream, shared.clone(), app.0.stats.clone());
-    let (app, connection) = (app.clone(), shared.clone());
-    let service = service_fn(move |request| handle(app.clone(), connection.clone(), request));
-    let http = http1::Builder::new()
-        .max_buf_size(limits::HEAD_BYTES_MAX)
-        // Answers are small: one copy is cheaper than a list of buffers. (`pipeline_flush` would
-        // copy too, but it also buffers a stream's body without bound.)
-        .writev(false)
-        // Otherwise hyper allocates a new buffer for every message, to detect the connection's end
-        // while the request holds the old one. `Watched` detects it where it matters.
-        .half_close(true)
-        .serve_connection(TokioIo::new(io), service)
-        .with_upgrades();
-    let task = Connection::new(
-        http,
-        shared.clone(),
-        |http| http.graceful_shutdown(),
-        |http| http.into_parts().map(|parts| parts.io.into_inner()),
-    );
+fn start(app: &App, stream: TcpStream, shared: Arc<ConnShared>, tls: Option<&ListenerTls>) {
+    let Some(tls) = tls else {
+        let carried = carry(app, Stream::Plain(stream), &shared);
+        crate::task::run(async move {
+            carried.await;
+            shared.hand_on();
+        });
+        return;
+    };
+    let (app, tls) = (app.clone(), tls.clone());
     crate::task::run(async move {
-        task.await;
+        let AppInner { buffers, stats, .. } = &*app.0;
+        // Boxed: what it needs ends with it.
+        let shook = Box::pin(tls::handshake(&tls, stream, &shared, buffers, stats)).await;
+        if let Some(stream) = shook {
+            carry(&app, stream, &shared).await;
+        }
         shared.hand_on();
     });
 }
 
-/// One request. A message takes the fast path: no router, no boxed future, no timer.
+/// Serves a connection.
+fn carry(
+    app: &App,
+    stream: Stream,
+    shared: &Arc<ConnShared>,
+) -> impl Future<Output = ()> + Send + use<> {
+    let io = Watched::new(stream, shared.clone(), app.0.stats.clone());
+    let http1 = {
+        let (app, connection) = (app.clone(), shared.clone());
+        let service = service_fn(move |request| handle(app.clone(), connection.clone(), request));
+        move |io| {
+            http1::Builder::new()
+                .max_buf_size(limits::HEAD_BYTES_MAX)
+                // Answers are small: one copy is cheaper than a list of buffers. (`pipeline_flush`
+                // would copy too, but it also buffers a stream's body without bound.)
+                .writev(false)
+                // Otherwise hyper allocates a new buffer for every message, to detect the
+                // connection's end while the request holds the old one. `Watched` detects it where
+                // it matters.
+                .half_close(true)
+                .serve_connection(TokioIo::new(io), service)
+                .with_upgrades()
+        }
+    };
+    let http2 = {
+        let (app, connection) = (app.clone(), shared.clone());
+        move |io| Serving::new(io, app, connection)
+    };
+    Connection::new(
+        io,
+        Box::new(http1),
+        Box::new(http2),
+        shared.clone(),
+        |http| http.graceful_shutdown(),
+        |http| http.into_parts().map(|parts| parts.io.into_inner()),
+    )
+}
+
+/// One request by HTTP/1.1.
 async fn handle(
     app: App,
     connection: Arc<ConnShared>,
     request: Request<Incoming>,
 ) -> Result<Response<ReplyBody>, Infallible> {
     let in_flight = connection.request();
-    if let Err(error) = check(&app, &connection, &request) {
-        return Ok(refuse(&error, &connection));
+    let checked = check(&app, &connection, &request);
+    let has_origin = *checked.as_ref().unwrap_or(&true);
+    let verdict = verdict(&app, &checked, &request);
+    let told = |mut response: Response<ReplyBody>| {
+        if let Some(verdict) = &verdict {
+            verdict.tell(response.headers_mut());
+        }
+        response
+    };
+    if let Err(error) = checked {
+        return Ok(told(refuse(&error, &connection)));
     }
-    if let Some(api) = &app.0.api
-        && request.method() == Method::POST
-        && let Some((service, session)) = messages::names_in(request.uri().path())
-    {
+    if let Some(answer) = cors::preflight(&request, verdict.as_ref()) {
+        return Ok(told(answer.map(|body| ReplyBody::whole(body, &connection))));
+    }
+    if let Some((api, key)) = message_in(&app, &request) {
         let began = crate::clock::timer_now();
         connection.request_began(began, api.options().request_deadline);
-        let key = params::session_key(service, session);
-        let (head, body) = request.into_parts();
-        let allowed =
-            auth::check(api.options().api_token.as_ref(), &head.headers, &head.uri, false);
-        let response = match allowed {
-            Ok(()) => {
-                let deadline = Deadline::Connection(&connection);
-                messages::answer(
-                    messages::send(api, key, &head.uri, &head.headers, body, deadline).await,
-                )
-            }
-            Err(error) => problem::response(&error),
-        };
-        api.0.stats.message(response.status(), began.elapsed());
-        return Ok(response.map(|body| ReplyBody::whole(body, &connection)));
+        let deadline = Deadline::Connection(&connection);
+        let response = message(api, key, &connection, request, has_origin, deadline, began).await;
+        return Ok(told(response.map(|body| ReplyBody::whole(body, &connection))));
     }
     in_flight.end_with_peer();
     // Boxed, so that the future of a message stays small.
-    Ok(Box::pin(route(app, connection, request, in_flight)).await)
+    Ok(Box::pin(route(app, connection, request, in_flight, verdict)).await)
 }
 
-fn check(app: &App, connection: &ConnShared, request: &Request<Incoming>) -> Result<(), Error> {
+/// What a page of another origin is told of an answer: without that it can't read it, not even an error.
+pub(super) fn verdict<B>(
+    app: &App,
+    checked: &Result<bool, Error>,
+    request: &Request<B>,
+) -> Option<Verdict> {
+    let has_origin = *checked.as_ref().unwrap_or(&true);
+    let gate = app.0.gate.as_ref().filter(|_| has_origin)?;
+    gate.verdict(request.headers(), request.uri())
+}
+
+/// The API and the session, if the request is a message.
+pub(super) fn message_in<'a, B>(
+    app: &'a App,
+    request: &Request<B>,
+) -> Option<(&'a Api, Result<SessionKey, Error>)> {
+    let api = app.0.api.as_ref().filter(|_| request.method() == Method::POST)?;
+    let (service, session) = messages::names_in(request.uri().path())?;
+    Some((api, params::session_key(service, session)))
+}
+
+/// A message takes the fast path: no router, no boxed future.
+pub(super) async fn message<B>(
+    api: &Api,
+    key: Result<SessionKey, Error>,
+    connection: &ConnShared,
+    request: Request<B>,
+    has_origin: bool,
+    deadline: Deadline<'_>,
+    began: Instant,
+) -> Response<Bytes>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+{
+    let (uri, headers) = (request.uri(), request.headers());
+    let names = messages::names_in(uri.path()).unwrap_or_default();
+    let allowed = api.gate().message(connection, headers, uri, names, has_origin).await;
+    let (head, body) = request.into_parts();
+    let response = match allowed {
+        Ok(admitted) => messages::answer(
+            messages::send(api, key, &head.uri, &head.headers, body, deadline, admitted).await,
+        ),
+        Err(error) => problem::response(&error),
+    };
+    api.0.stats.message(response.status(), began.elapsed());
+    response
+}
+
+/// The checks before anything is asked of a route. Returns whether a web page sends it.
+pub(super) fn check<B: http_body::Body>(
+    app: &App,
+    connection: &ConnShared,
+    request: &Request<B>,
+) -> Result<bool, Error> {
     let has_body = !request.body().is_end_stream();
     let (method, uri, version) = (request.method(), request.uri(), request.version());
     let head = strict::check(method, uri, version, request.headers(), has_body)?;
-    if connection.local_only {
-        auth::check_local_host(&head)?;
+    if connection.local_only
+        && let Err(error) = auth::check_local_host(&head)
+        && app.0.gate.as_ref().is_none_or(Gate::is_open)
+    {
+        return Err(error);
     }
     if connection.is_for_probes() {
         // Its only request: the place is for others.
@@ -269,7 +381,19 @@ fn check(app: &App, connection: &ConnShared, request: &Request<Incoming>) -> Res
             ));
         }
     }
-    Ok(())
+    Ok(head.has_origin)
+}
+
+/// Whether a request of an HTTP/2 connection may go on, which has a turn or none.
+pub(super) fn check_turn<B>(has_turn: bool, request: &Request<B>) -> Result<(), Error> {
+    match has_turn || is_probe(request.uri().path()) {
+        true => Ok(()),
+        false => Err(Error::new(
+            Code::LimitReached,
+            "too many requests over HTTP/2 are under way, and this connection has its share of \
+             them; wait for some to be answered",
+        )),
+    }
 }
 
 /// What is answered even when all connections are in use.
@@ -290,14 +414,13 @@ async fn route(
     connection: Arc<ConnShared>,
     request: Request<Incoming>,
     in_flight: InFlight,
+    verdict: Option<Verdict>,
 ) -> Response<ReplyBody> {
     let (is_get, version) = (request.method() == Method::GET, request.version());
-    let mut request = request.map(axum::body::Body::new);
-    request.extensions_mut().insert(connection.clone());
-    let response = match app.0.router.clone().oneshot(request).await {
-        Ok(response) => response,
-        Err(never) => match never {},
-    };
+    let mut response = routed(&app, &connection, request).await;
+    if let Some(verdict) = verdict {
+        verdict.tell(response.headers_mut());
+    }
     if let Some(stream) = connection.offered_stream()
         && is_get
         && response.status() == StatusCode::OK
@@ -312,5 +435,22 @@ async fn route(
     match ReplyBody::of(body, &connection, in_flight) {
         Ok(body) => Response::from_parts(head, body),
         Err(full) => problem::response(&full).map(|body| ReplyBody::whole(body, &connection)),
+    }
+}
+
+/// What the router answers.
+pub(super) async fn routed<B>(
+    app: &App,
+    connection: &Arc<ConnShared>,
+    request: Request<B>,
+) -> Response<RouteBody>
+where
+    B: http_body::Body<Data = Bytes, Error: Into<axum::BoxError>> + Send + 'static,
+{
+    let mut request = request.map(RouteBody::new);
+    request.extensions_mut().insert(connection.clone());
+    match app.0.router.clone().oneshot(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
     }
 }

@@ -22,7 +22,7 @@ pub(super) use export::Export;
 pub(super) use import::{Reader, Reading};
 
 use crate::plugin::Digest;
-use origin::{AnswerLine, DeliveryLine, HttpLine, PartLine, PresenceLine, TimerLine};
+use origin::{AnswerLine, ClientLine, DeliveryLine, HttpLine, PartLine, PresenceLine, TimerLine};
 use serde::{Deserialize, Serialize};
 
 /// The version of the file's format.
@@ -93,6 +93,9 @@ struct MessageLine {
     /// What subscribers did, if it comes from that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     presence: Option<PresenceLine>,
+    /// Who its client was shown to be, if anybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    client: Option<ClientLine>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -1,9 +1,11 @@
 //! A session's WebSocket: messages in, their acknowledgements and the session's events out.
 
+mod rights;
 mod sending;
 
 use super::{
     Api,
+    access::{Who, standing::Standing},
     connection::{ConnShared, Watched},
     feed::{Feed, Item},
     frames::{self, Frame, NotifyFrame, Refused},
@@ -12,6 +14,7 @@ use super::{
     notify::Notifying,
     params::{self, Query},
     problem::Failed,
+    shutdown::Signal,
     views::{EphemeralView, EventView},
     websocket::{Fault, Heard, Message, PING, PONG, TEXT, Upgrade, Wire, code},
 };
@@ -42,8 +45,9 @@ use tokio::time::{Instant, Sleep};
 
 /// Opens a WebSocket to a session
 ///
-/// JSON text frames: `send` and `notify` in; `ack`, `error`, `event`, `notify`, `gap` and `deleted` out. The protocol is
-/// in docs/websocket.md. Events begin after `after`; without it, only new events are sent.
+/// JSON text frames: `send`, `notify`, `auth` and `ping` in; `ack`, `error`, `event`, `notify`, `auth`, `pong`, `gap` and `deleted`
+/// out.
+/// The protocol is in docs/websocket.md. Events begin after `after`; without it, only new events are sent.
 /// `access_token` can replace the `Authorization` header.
 #[utoipa::path(
     get,
@@ -62,6 +66,7 @@ use tokio::time::{Instant, Sleep};
 pub(super) async fn get(
     State(api): State<Api>,
     connection: Option<Extension<Arc<ConnShared>>>,
+    Extension(who): Extension<Arc<Who>>,
     request: Request,
 ) -> Result<Response<Body>, Failed> {
     let (mut head, _) = request.into_parts();
@@ -72,6 +77,10 @@ pub(super) async fn get(
     let sender = query.get("sender").map(str::to_owned);
     if let Some(sender) = &sender {
         params::check_sender(sender)?;
+    }
+    let standing = Standing::new(api.gate(), who, &key);
+    if sender.is_some() {
+        standing.admitted().sender(sender.clone())?;
     }
     let upgrade = Upgrade::of(&mut head)?;
     api.buffers().check(Kind::Events, limits::SUBSCRIBER_BYTES_FREE)?;
@@ -85,11 +94,14 @@ pub(super) async fn get(
         }
     };
     let (response, upgrading) = upgrade.accept();
+    if let Some(connection) = &connection {
+        connection.forget();
+    }
     crate::task::run(async move {
         // It fails if the peer disconnected before the answer was written.
         if let Some(wire) = connect(&api, upgrading).await {
             let _open = api.0.stats.open_socket();
-            Session::new(api, key, sender, wire, feed).run().await;
+            Session::new(api, key, sender, standing, wire, feed).run().await;
         }
         // Until here it counts as one of the listener's connections.
         drop(connection);
@@ -116,6 +128,7 @@ struct Session {
     api: Api,
     key: SessionKey,
     sender: Option<String>,
+    standing: Standing,
     wire: Wire<Watched>,
     feed: Option<Feed>,
     /// Messages in flight.
@@ -124,7 +137,7 @@ struct Session {
     notifying: Notifying,
     /// When the first of them is late, at the earliest.
     late_at: Option<Instant>,
-    stopping: BoxFuture<'static, ()>,
+    signalled: BoxFuture<'static, Signal>,
     timer: Pin<Box<Sleep>>,
     /// When the timer fires, at the latest.
     armed: Instant,
@@ -140,6 +153,8 @@ struct Session {
 
 enum Step {
     Stop,
+    /// At whether it may still be open.
+    Look,
     Decided(String, Result<Sent, Error>),
     NotNotified(Option<String>, Error),
     Events(Item),
@@ -169,23 +184,26 @@ impl Session {
         api: Api,
         key: SessionKey,
         sender: Option<String>,
+        standing: Standing,
         wire: Wire<Watched>,
         feed: Option<Feed>,
     ) -> Self {
         let now = crate::clock::timer_now();
         let ping_at = now + limits::SOCKET_PING;
+        let armed = standing.ends().map_or(ping_at, |ends| ends.min(ping_at));
         Self {
-            stopping: api.0.shutdown.triggered().boxed(),
+            signalled: api.0.shutdown.signalled().boxed(),
             api,
             key,
             sender,
+            standing,
             wire,
             feed,
             pending: InFlight::default(),
             notifying: Notifying::default(),
             late_at: None,
-            timer: Box::pin(tokio::time::sleep_until(ping_at)),
-            armed: ping_at,
+            timer: Box::pin(tokio::time::sleep_until(armed)),
+            armed,
             ping_at,
             heard: now,
             mute: false,
@@ -208,17 +226,28 @@ impl Session {
     }
 
     async fn serve(&mut self) -> End {
+        // What changed before it could be told.
+        if let Err(end) = self.look().await {
+            return end;
+        }
         let mut dirty = false;
         let mut turn = 0;
         loop {
             turn = (turn + 1) % 3;
             let written = match self.step(turn, dirty).await {
                 Step::Stop => return End::Close(code::RESTART, "the node is stopping; reconnect"),
+                Step::Look => {
+                    self.signalled = self.api.0.shutdown.signalled().boxed();
+                    self.look().await
+                }
                 Step::Decided(id, result) => self.decided(&id, result).await,
                 Step::NotNotified(id, error) => self.refuse(id.as_deref(), &error).await,
                 Step::Events(item) => self.events(item).await,
                 Step::Heard(heard) => self.heard(heard).await,
-                Step::Time => self.time(),
+                Step::Time => match self.look().await {
+                    Ok(()) => self.time(),
+                    Err(end) => Err(end),
+                },
                 Step::Flush => {
                     dirty = false;
                     match self.flush().await {
@@ -237,7 +266,7 @@ impl Session {
     /// What to do next. All sources take turns, so that none starves.
     async fn step(&mut self, turn: usize, dirty: bool) -> Step {
         let deadline = self.api.options().request_deadline;
-        let Self { wire, feed, pending, notifying, late_at, stopping, timer, armed, .. } = self;
+        let Self { wire, feed, pending, notifying, late_at, signalled, timer, armed, .. } = self;
         let mut item = pin!(async {
             match feed {
                 Some(feed) => feed.next().await,
@@ -246,12 +275,18 @@ impl Session {
         });
         let room = pending.len() < limits::SOCKET_IN_FLIGHT_MAX;
         poll_fn(|cx| {
-            if stopping.poll_unpin(cx).is_ready() {
-                return Poll::Ready(Step::Stop);
+            if let Poll::Ready(signal) = signalled.poll_unpin(cx) {
+                return Poll::Ready(match signal {
+                    Signal::Stop => Step::Stop,
+                    Signal::Look => Step::Look,
+                });
             }
             // Also while there is always something else to do.
-            if turn == 0 && late_at.is_some_and(|at| at <= crate::clock::timer_now()) {
-                return Poll::Ready(Step::Time);
+            if turn == 0 {
+                let now = crate::clock::timer_now();
+                if *armed <= now || late_at.is_some_and(|at| at <= now) {
+                    return Poll::Ready(Step::Time);
+                }
             }
             if let Some((id, error)) = notifying.failed(cx) {
                 return Poll::Ready(Step::NotNotified(id, error));
@@ -316,9 +351,7 @@ impl Session {
             self.ping_at = now + limits::SOCKET_PING;
             self.write(PING, &[]);
         }
-        let first = due.into_iter().chain(self.late_at).min();
-        self.armed = first.map_or(self.ping_at, |first| first.min(self.ping_at));
-        self.timer.as_mut().reset(self.armed);
+        self.arm(due.into_iter().chain(self.late_at).min());
         Ok(())
     }
 
@@ -363,16 +396,23 @@ impl Session {
     }
 
     async fn frame(&mut self, frame: &str) -> Result<(), End> {
+        self.look().await?;
         match self.parse(frame) {
             // Boxed: an idle socket has no room for it.
             Ok(Frame::Send(frame)) => Box::pin(self.send(frame)).await,
             Ok(Frame::Notify(frame)) => self.notify(frame).await,
+            Ok(Frame::Auth(frame)) => Box::pin(self.renew(frame)).await,
+            Ok(Frame::Ping(id)) => {
+                self.write(TEXT, frames::pong(id.as_deref()).as_bytes());
+                self.drain().await
+            }
             Err(Refused { id, error }) => self.refuse(id.as_deref(), &error).await,
         }
     }
 
     fn parse(&self, frame: &str) -> Result<Frame, Refused> {
-        frames::parse(frame, self.sender.as_deref(), self.api.options().body_bytes_max)
+        let body_bytes_max = self.api.options().body_bytes_max;
+        self.admit(frames::parse(frame, self.sender.as_deref(), body_bytes_max)?)
     }
 
     async fn refuse(&mut self, id: Option<&str>, error: &Error) -> Result<(), End> {
@@ -438,7 +478,7 @@ impl Session {
     /// If this side ends it, or can't write: messages that arrived before are still accepted, as
     /// they would have been a moment earlier.
     async fn take_what_came(&mut self, end: End) -> End {
-        let came = matches!(end, End::Close(..) | End::Deaf);
+        let came = matches!(end, End::Close(..) | End::Deaf) && !end.is_of_rights();
         let until = crate::clock::timer_now() + limits::LINGER;
         while came && crate::clock::timer_now() < until {
             if self.pending.len() >= limits::SOCKET_IN_FLIGHT_MAX
@@ -460,6 +500,7 @@ impl Session {
 
     /// Closes the connection, and reports how many messages were not decided.
     async fn part(&mut self, end: End) {
+        let of_rights = end.is_of_rights();
         let (code, mut reason) = match end {
             End::Close(code, reason) => (Some(code), reason.to_owned()),
             End::Fault(fault) => {
@@ -479,6 +520,7 @@ impl Session {
                 let also = if reason.is_empty() { "" } else { "; " };
                 reason += &format!("{also}undecided: {n}; send them again with the same ids");
                 let clean = matches!(code, None | Some(code::NORMAL | 3000..=4999));
+                let clean = clean && !of_rights;
                 if clean { Some(code::TRY_AGAIN_LATER) } else { code }
             }
         };

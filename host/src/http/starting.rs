@@ -64,6 +64,6 @@ impl App {
             .route("/openapi.json", get(health::openapi))
             .fallback(refuse)
             .with_state(doing);
-        Self::of(router, None, Stats::new(), places, true, Shutdown::new())
+        Self::of(router, None, Stats::new(), places, Shutdown::new())
     }
 }

@@ -1,8 +1,9 @@
 //! Checks of every request's head: slotd refuses what it does not understand, and what two readers
 //! could understand differently.
 //!
-//! The parser has refused what is not HTTP/1.1 at all; it accepts repeated fields, codings that it
-//! does not decode, and requests without a host.
+//! The parser has refused what is not HTTP/1.1 or HTTP/2 at all; it accepts repeated fields, codings
+//! that it does not decode, and requests without a host. HTTP/2's `:authority` is an absolute target
+//! here, and the host field if there is none (`http2/exchange`).
 
 use super::{auth::host_of, params::invalid};
 use crate::error::{Code, Error};
@@ -13,6 +14,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header};
 pub(super) struct Head<'a> {
     /// The host that the request is for: of its target if that is absolute.
     pub(super) host: Option<&'a str>,
+    /// A web page sends it.
+    pub(super) has_origin: bool,
 }
 
 /// Reads a head in one pass. `has_body`: something follows it.
@@ -27,10 +30,11 @@ pub(super) fn check<'a>(
     has_body: bool,
 ) -> Result<Head<'a>, Error> {
     let changes = !method.is_safe();
-    let mut host = None;
+    let (mut host, mut has_origin) = (None, false);
     for (name, value) in headers {
         match *name {
             header::HOST => host = Some(host_of(value).ok_or_else(|| bad_host(value))?),
+            header::ORIGIN => has_origin = true,
             header::TRANSFER_ENCODING => chunked_alone(value)?,
             header::CONTENT_ENCODING => not_encoded(value)?,
             header::EXPECT if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
@@ -52,7 +56,9 @@ pub(super) fn check<'a>(
         once_each(headers)?;
     }
     if host.is_none() && version >= Version::HTTP_11 {
-        return Err(invalid("header host is missing; HTTP/1.1 requires it"));
+        return Err(invalid(
+            "header host is missing; HTTP/1.1 requires it, or HTTP/2 its :authority",
+        ));
     }
     if let Some(authority) = uri.authority()
         && *method != Method::CONNECT
@@ -70,7 +76,7 @@ pub(super) fn check<'a>(
     if has_body && matches!(*method, Method::GET | Method::HEAD | Method::DELETE) {
         return Err(invalid(format!("{method} takes no body")));
     }
-    Ok(Head { host })
+    Ok(Head { host, has_origin })
 }
 
 fn bad_host(value: &HeaderValue) -> Error {

@@ -1,12 +1,12 @@
 //! The whole surface over real sockets, with a stand-in for the node.
 
 use super::{
-    Admin, Api, App, HttpOptions, Notifiers, Server, Shutdown, Token,
+    Admin, Api, App, HttpOptions, Notifiers, Server, Shutdown,
     backend::Backend,
     fake::FakeNode,
     route::{admin_router, api_router},
 };
-use crate::{buffers::Buffers, limits, names::SessionKey};
+use crate::{access::of_test, buffers::Buffers, limits, names::SessionKey, tls::ListenerTls};
 use axum::body::Body;
 use futures_util::{SinkExt, StreamExt};
 use http::{Request, StatusCode};
@@ -21,9 +21,13 @@ use tokio::{
 use tokio_tungstenite::tungstenite::{self, Message};
 use tower::ServiceExt;
 
+mod access;
+mod frames;
 mod full;
+mod http2;
 mod raw;
 mod streams;
+mod tls;
 mod unread;
 
 use streams::{Events, close_code, frame, say, socket};
@@ -46,11 +50,19 @@ fn options() -> HttpOptions {
 }
 
 async fn start(options: HttpOptions) -> Running {
+    start_with(options, Shutdown::new()).await
+}
+
+async fn start_with(options: HttpOptions, shutdown: Shutdown) -> Running {
+    start_over(options, shutdown, None).await
+}
+
+async fn start_over(options: HttpOptions, shutdown: Shutdown, tls: Option<ListenerTls>) -> Running {
     let fake = Arc::new(FakeNode::default());
-    let shutdown = Shutdown::new();
     let api = Api::over(Backend::Fake(fake.clone()), options, shutdown.clone());
     let server = Server::bind(([127, 0, 0, 1], 0).into()).await.expect("bound");
     let address = server.local_addr();
+    let server = server.with_tls(tls);
     let task = tokio::spawn(server.serve(App::api(api), Duration::from_secs(10)));
     Running { fake, address, shutdown, task }
 }
@@ -409,9 +421,7 @@ async fn requests_of_one_connection_are_answered_in_order() {
 /// Without it a token would protect only some routes, or lock probes out.
 #[tokio::test]
 async fn every_route_asks_for_the_token() {
-    let token = |t| Token::new(t).ok();
-    let node =
-        start(HttpOptions { api_token: token("api-s"), admin_token: token("adm-s"), ..options() });
+    let node = start(HttpOptions { access: of_test(Some("api-s"), Some("adm-s")), ..options() });
     let node = node.await;
     let good = "Authorization: Bearer api-s\r\n";
     for line in [
@@ -445,7 +455,7 @@ async fn every_route_asks_for_the_token() {
 /// Without it an admin route would be open, or its errors have another form.
 #[tokio::test]
 async fn the_admin_api_guards_itself() {
-    let options = HttpOptions { admin_token: Token::new("adm-s").ok(), ..options() };
+    let options = HttpOptions { access: of_test(None, Some("adm-s")), ..options() };
     let render = Arc::new(|| "slotd_x 1\n".to_owned());
     let router = admin_router(Admin::over(None, options, Shutdown::new(), render));
     let call = async |method: &str, path: &str, token: &str| {

@@ -3,6 +3,7 @@
 use super::{
     Admin,
     admin::change,
+    audit::Note,
     params::{self, Query, invalid},
     problem::Failed,
     views::{DeadPage, EffectChanged, OutboxPage, TimersPage, json},
@@ -76,9 +77,9 @@ pub(super) async fn of_session(State(admin): State<Admin>, uri: Uri) -> Answer {
     ),
     responses((status = 200, description = "It is cancelled, durably", body = EffectChanged, content_type = "application/json"))
 )]
-pub(super) async fn cancel(State(admin): State<Admin>, uri: Uri) -> Answer {
+pub(super) async fn cancel(State(admin): State<Admin>, note: Note, uri: Uri) -> Answer {
     let (key, timer) = named(&uri)?;
-    act(&admin, key, EffectAction::CancelTimer { timer }).await
+    act(&admin, &note, key, EffectAction::CancelTimer { timer }).await
 }
 
 /// Lists a service's outbox
@@ -188,10 +189,10 @@ pub(super) async fn dead_of_session(State(admin): State<Admin>, uri: Uri) -> Ans
     ),
     responses((status = 200, description = "It is tried again, durably", body = EffectChanged, content_type = "application/json"))
 )]
-pub(super) async fn retry(State(admin): State<Admin>, uri: Uri) -> Answer {
+pub(super) async fn retry(State(admin): State<Admin>, note: Note, uri: Uri) -> Answer {
     let (key, timer) = named(&uri)?;
     let due_ms = params::due_of(&uri)?;
-    act(&admin, key, EffectAction::RetryDead { timer, due_ms }).await
+    act(&admin, &note, key, EffectAction::RetryDead { timer, due_ms }).await
 }
 
 /// Drops a dead message of a timer
@@ -210,10 +211,10 @@ pub(super) async fn retry(State(admin): State<Admin>, uri: Uri) -> Answer {
     ),
     responses((status = 200, description = "It is dropped, durably", body = EffectChanged, content_type = "application/json"))
 )]
-pub(super) async fn drop_dead(State(admin): State<Admin>, uri: Uri) -> Answer {
+pub(super) async fn drop_dead(State(admin): State<Admin>, note: Note, uri: Uri) -> Answer {
     let (key, timer) = named(&uri)?;
     let due_ms = params::due_of(&uri)?;
-    act(&admin, key, EffectAction::DropDead { timer, due_ms }).await
+    act(&admin, &note, key, EffectAction::DropDead { timer, due_ms }).await
 }
 
 /// Tries a dead message to another session again
@@ -232,10 +233,10 @@ pub(super) async fn drop_dead(State(admin): State<Admin>, uri: Uri) -> Answer {
     ),
     responses((status = 200, description = "It is tried again, durably", body = EffectChanged, content_type = "application/json"))
 )]
-pub(super) async fn retry_send(State(admin): State<Admin>, uri: Uri) -> Answer {
+pub(super) async fn retry_send(State(admin): State<Admin>, note: Note, uri: Uri) -> Answer {
     params::no_query(&uri)?;
     let (key, place) = (params::admin_session_of(&uri)?, params::place_of(&uri)?);
-    act(&admin, key, EffectAction::RetryDeadSend(place)).await
+    act(&admin, &note, key, EffectAction::RetryDeadSend(place)).await
 }
 
 /// Drops a dead message to another session
@@ -253,10 +254,10 @@ pub(super) async fn retry_send(State(admin): State<Admin>, uri: Uri) -> Answer {
     ),
     responses((status = 200, description = "It is dropped, durably", body = EffectChanged, content_type = "application/json"))
 )]
-pub(super) async fn drop_send(State(admin): State<Admin>, uri: Uri) -> Answer {
+pub(super) async fn drop_send(State(admin): State<Admin>, note: Note, uri: Uri) -> Answer {
     params::no_query(&uri)?;
     let (key, place) = (params::admin_session_of(&uri)?, params::place_of(&uri)?);
-    act(&admin, key, EffectAction::DropDeadSend(place)).await
+    act(&admin, &note, key, EffectAction::DropDeadSend(place)).await
 }
 
 /// Cancels a request over HTTP
@@ -275,9 +276,9 @@ pub(super) async fn drop_send(State(admin): State<Admin>, uri: Uri) -> Answer {
     ),
     responses((status = 200, description = "It is cancelled, durably", body = EffectChanged, content_type = "application/json"))
 )]
-pub(super) async fn cancel_request(State(admin): State<Admin>, uri: Uri) -> Answer {
+pub(super) async fn cancel_request(State(admin): State<Admin>, note: Note, uri: Uri) -> Answer {
     let (key, id) = request_named(&uri)?;
-    act(&admin, key, EffectAction::CancelRequest { id }).await
+    act(&admin, &note, key, EffectAction::CancelRequest { id }).await
 }
 
 /// Tries a dead answer to a request again
@@ -297,10 +298,10 @@ pub(super) async fn cancel_request(State(admin): State<Admin>, uri: Uri) -> Answ
     ),
     responses((status = 200, description = "It is tried again, durably", body = EffectChanged, content_type = "application/json"))
 )]
-pub(super) async fn retry_answer(State(admin): State<Admin>, uri: Uri) -> Answer {
+pub(super) async fn retry_answer(State(admin): State<Admin>, note: Note, uri: Uri) -> Answer {
     let (key, id) = request_named(&uri)?;
     let time = params::time_of(&uri)?;
-    act(&admin, key, EffectAction::RetryDeadAnswer { id, time }).await
+    act(&admin, &note, key, EffectAction::RetryDeadAnswer { id, time }).await
 }
 
 /// Drops a dead answer to a request
@@ -319,10 +320,10 @@ pub(super) async fn retry_answer(State(admin): State<Admin>, uri: Uri) -> Answer
     ),
     responses((status = 200, description = "It is dropped, durably", body = EffectChanged, content_type = "application/json"))
 )]
-pub(super) async fn drop_answer(State(admin): State<Admin>, uri: Uri) -> Answer {
+pub(super) async fn drop_answer(State(admin): State<Admin>, note: Note, uri: Uri) -> Answer {
     let (key, id) = request_named(&uri)?;
     let time = params::time_of(&uri)?;
-    act(&admin, key, EffectAction::DropDeadAnswer { id, time }).await
+    act(&admin, &note, key, EffectAction::DropDeadAnswer { id, time }).await
 }
 
 /// A page of what a service has by places that mean nothing to a client, and the next page's.
@@ -377,9 +378,10 @@ fn request_named(uri: &Uri) -> Result<(SessionKey, String), Error> {
     }
 }
 
-async fn act(admin: &Admin, key: SessionKey, action: EffectAction) -> Answer {
+async fn act(admin: &Admin, note: &Note, key: SessionKey, action: EffectAction) -> Answer {
     let node = admin.node()?.clone();
-    change(async move {
+    // What is changed is in the path.
+    change(note, &[], async move {
         node.change_effect(&key, action.clone()).await?;
         Ok(EffectChanged::new(&key, action))
     })

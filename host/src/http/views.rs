@@ -1,13 +1,17 @@
 //! The structs of JSON answers, also used for the OpenAPI document.
 
 mod answers;
+mod audit;
 mod caused;
+mod client;
 mod requests;
 mod sends;
 mod timers;
 
 pub use answers::{HttpAnswerView, HttpPartView, PresenceView};
+pub use audit::{AuditLines, AuditPage};
 pub use caused::CausedView;
+pub use client::ClientView;
 pub use sends::{AnswerView, DeliveryView, OutboxPage};
 pub use timers::{DeadPage, EffectChanged, TimersPage};
 
@@ -51,6 +55,9 @@ pub struct EntryView<'a> {
     pub id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sender: Option<&'a str>,
+    /// Who its client was shown to be; absent: nobody, or it is no client's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<ClientView<'a>>,
     /// `operator`: not a message, but an operator's action; the body describes it. `timer`: the session's own timer
     /// sent it. `session`: another session sent it, or this one. `answer`: the outcome of a message that this session has
     /// sent. `http`: the answer to a request that this session has made, or why there is none. `http-part`: not a message,
@@ -212,30 +219,35 @@ impl<'a> EntryView<'a> {
         let event = |(i, e)| EventView::new(entry.seq, i, entry.time_ms, e);
         let (mut timer, mut delivery, mut answer) = (None, None, None);
         let (mut http, mut part, mut presence) = (None, None, None);
-        let origin = entry.origin.as_deref().map(|origin| match origin {
+        let mut client = None;
+        let origin = entry.origin.as_deref().and_then(|origin| match origin {
+            effects::Origin::Client(of) => {
+                client = Some(ClientView::new(of));
+                None
+            }
             effects::Origin::Timer(firing) => {
                 timer = Some(FiringView::new(firing));
-                "timer"
+                Some("timer")
             }
             effects::Origin::Session(received) => {
                 delivery = Some(DeliveryView::new(received));
-                "session"
+                Some("session")
             }
             effects::Origin::Answer(answered) => {
                 answer = Some(AnswerView::new(answered));
-                "answer"
+                Some("answer")
             }
             effects::Origin::Http(answered) => {
                 http = Some(HttpAnswerView::new(answered));
-                "http"
+                Some("http")
             }
             effects::Origin::Part(of) => {
                 part = Some(HttpPartView::new(of));
-                "http-part"
+                Some("http-part")
             }
             effects::Origin::Presence(present) => {
                 presence = Some(PresenceView { present: *present });
-                "presence"
+                Some("presence")
             }
         });
         let operator = entry.is_operators().then_some("operator");
@@ -243,6 +255,7 @@ impl<'a> EntryView<'a> {
             seq: entry.seq,
             id: entry.client_key(),
             sender: entry.sender.as_deref(),
+            client,
             origin: operator.or(origin),
             timer,
             delivery,

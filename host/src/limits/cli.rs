@@ -34,3 +34,7 @@ pub const CLUSTER_DEV_LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub const CLUSTER_DEV_STOP: Duration = Duration::from_secs(40);
 /// Free ports that are tried until one is free over TCP and UDP.
 pub const PEER_PORT_TRIES: u32 = 32;
+/// Changes that `slotd audit-log` shows: some screens.
+pub const AUDIT_SHOWN_DEFAULT: u64 = 100;
+/// How often `slotd audit-log --follow` asks: a person reads it.
+pub const AUDIT_FOLLOW_LOOK: Duration = Duration::from_secs(1);

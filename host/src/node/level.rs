@@ -5,6 +5,7 @@
 
 use super::Node;
 use crate::{
+    audit,
     cluster::reports::{LevelInfo, LevelOf, NodeForgotten},
     error::{Code, Error},
     level::{self, Level},
@@ -248,12 +249,22 @@ impl Node {
         let same = |to| seen.able_since.filter(|(known, _)| *known == to);
         let since = able.map(|to| same(to).unwrap_or_else(|| (to, crate::clock::now())));
         seen.able_since = since;
-        if since.is_some_and(|(_, since)| since.elapsed() >= self.options.level_wait)
+        if since.is_none_or(|(_, since)| since.elapsed() < self.options.level_wait) {
+            return;
+        }
+        match self.raise_level(None).await {
             // Another node may have been first, which is fine.
-            && let Err(error) = self.raise_level(None).await
-            && repeats::admit("the feature level was not raised", "levels")
-        {
-            tracing::warn!(%error, "can't raise the feature level; trying again");
+            Ok(raised) if raised.level <= level => {}
+            Ok(raised) => {
+                let mut change = audit::Change::event("level-raised");
+                change.before.insert("level".into(), level.into());
+                change.after.insert("level".into(), raised.level.into());
+                self.audit.note(change).await;
+            }
+            Err(error) if repeats::admit("the feature level was not raised", "levels") => {
+                tracing::warn!(%error, "can't raise the feature level; trying again");
+            }
+            Err(_) => {}
         }
     }
 
@@ -269,6 +280,10 @@ impl Node {
                 for reader in forgotten {
                     let (node, reads) = (&reader.name, reader.newest);
                     tracing::info!(%node, reads, "a node was away for long and is forgotten");
+                    let mut change = audit::Change::event("node-forgotten");
+                    change.subject.insert("node".into(), node.to_string());
+                    change.before.insert("reads".into(), reads.into());
+                    self.audit.note(change).await;
                 }
             }
             // The next day, or another node.

@@ -18,6 +18,7 @@ impl Node {
     /// # Errors
     /// `mailbox-full`, `unavailable`, `service-not-found`.
     pub async fn enqueue(&self, key: &SessionKey, message: Incoming) -> Result<Pending, Error> {
+        let message = message.at_level(self.context.level.get());
         let pending = self.enqueue_uncounted(key, message).await;
         counted(&key.service, pending.map(|pending| pending.counted(key.service.clone())))
     }
@@ -49,8 +50,9 @@ impl Node {
         if self.cluster.is_some() {
             return;
         }
+        let level = self.context.level.get();
         self.router.deliver_ready(self.router.slot_of(key), || {
-            let message = messages.pop_front()?;
+            let message = messages.pop_front()?.at_level(level);
             let (reply, pending) = oneshot::channel();
             each(Pending::here(pending).counted(key.service.clone()));
             Some(Message { key: key.clone(), message }.mail(reply))
@@ -61,10 +63,8 @@ impl Node {
     ///
     /// # Errors
     /// As [`Node::enqueue`], and what became of the message.
-    pub async fn send(&self, key: &SessionKey, mut message: Incoming) -> Result<Sent, Error> {
-        // Not every node may know it yet.
-        message.trace =
-            message.trace.filter(|_| self.context.level.get() >= crate::level::HTTP_FROM);
+    pub async fn send(&self, key: &SessionKey, message: Incoming) -> Result<Sent, Error> {
+        let message = message.at_level(self.context.level.get());
         let sent = match &self.cluster {
             // Boxed: the futures of who waits have to be no larger for it.
             Some(cluster) => Box::pin(cluster.forwarder.send(key, message)).await,
@@ -112,6 +112,7 @@ impl Node {
 
     /// As [`Node::call`], for internal callers.
     pub(super) async fn ask<O: Routed>(&self, operation: O) -> Result<O::Answer, Error> {
+        let operation = operation.at_level(self.context.level.get());
         if let Some(cluster) = &self.cluster {
             return cluster.forwarder.call(operation).await;
         }

@@ -13,6 +13,7 @@ mod removal;
 mod requester;
 mod services;
 mod session_check;
+mod signatures;
 mod slots;
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,7 @@ pub use views::*;
 
 use self::turns::Turns;
 use crate::{
+    audit::{Audit, AuditStream},
     backoff::Backoff,
     clock::now_ms,
     cluster::{
@@ -51,7 +53,7 @@ use crate::{
     effects::rules::SendRules,
     error::{Cause, Code, Error},
     limits,
-    log::SlotLog,
+    log::{SlotLog, sealed::SealedLog},
     message::{Purpose, gone},
     names::{ServiceName, SessionId, SessionKey, SlotId},
     operation,
@@ -65,6 +67,7 @@ use crate::{
         Catalogue, Change, Deployment, KeptPlugins, Target,
         catalogue::{CatalogueStore, REMOVED, REMOVED_LABEL, Service, not_deployed},
     },
+    signing::DeployKeys,
     slot::{Activation, ClusterContext, Mailed, Order, SlotContext, SlotOptions, read},
     state::snapshot::Snapshots,
     storage::DataDir,
@@ -73,7 +76,7 @@ use crate::{
 };
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use past_swaps::PastSwaps;
 use removal::Purge;
 use std::{
@@ -90,6 +93,9 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 /// One running node. Shared behind an `Arc`.
 pub struct Node {
     name: String,
+    audit: Audit,
+    /// Who may sign what is deployed; `None`: nothing has to be signed.
+    deploy_keys: RwLock<Option<Arc<DeployKeys>>>,
     options: NodeOptions,
     router: Arc<Router>,
     context: Arc<SlotContext>,
@@ -169,6 +175,8 @@ pub struct Shared {
     /// Whether JetStream answers.
     pub engine: Box<EngineProbe>,
     pub change_placement: Box<ChangeAvoid>,
+    /// The cluster's audit log. `None` only in tests.
+    pub audit: Option<AuditStream>,
     pub options: ClusterOptions,
 }
 
@@ -197,13 +205,18 @@ impl Node {
     /// read.
     pub fn start(options: NodeOptions, foundation: Foundation) -> Result<Arc<Self>, Error> {
         let Foundation { data_dir, plugins, shared, requester } = foundation;
+        let stream = shared.as_ref().and_then(|shared| shared.audit.clone());
+        let audit = match stream {
+            Some(stream) => Audit::in_stream(stream, &options.name),
+            None => Audit::in_folder(data_dir.path(), &options.name),
+        };
         let (log, catalogue): (Arc<dyn SlotLog>, _) = match &shared {
             Some(shared) => (shared.log.clone(), shared.catalogue.clone()),
             None => {
                 let catalogue = Catalogue::open(Box::new(Stored(data_dir.clone())));
                 let catalogue = catalogue.map_err(Error::internal)?;
                 services::verify_components(&catalogue, &plugins)?;
-                (data_dir.log(), Arc::new(catalogue))
+                (SealedLog::over(data_dir.log(), data_dir.keys()), Arc::new(catalogue))
             }
         };
         let (ended, slots_ended) = mpsc::unbounded_channel();
@@ -265,6 +278,8 @@ impl Node {
         }
         let node = Arc::new(Self {
             name: options.name.clone(),
+            audit,
+            deploy_keys: RwLock::default(),
             router,
             cluster,
             registry,
@@ -335,6 +350,11 @@ impl Node {
         );
     }
 
+    /// The log of changes by operators.
+    pub fn audit(&self) -> &Audit {
+        &self.audit
+    }
+
     /// `Ok` if requests can be served, with a warning if something is wrong; else the reason.
     ///
     /// # Errors
@@ -359,6 +379,11 @@ impl Node {
                 Err(Error::new(Code::StorageUnavailable, why.clone()))
             }
         }
+    }
+
+    /// Becomes true when the node stops.
+    pub fn stopping(&self) -> watch::Receiver<bool> {
+        self.stopping.subscribe()
     }
 
     /// Resolves with the reason when the node must end rather than serve wrong data.

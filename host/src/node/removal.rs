@@ -64,7 +64,7 @@ impl Node {
         let known = self.context.catalogue.get(service).ok_or_else(|| not_deployed(service))?;
         let removed = match known.is_removed() {
             false => {
-                let next = known.removed(&Change { same_state: false, by, now_ms: now_ms() });
+                let next = known.removed(&Change { by, now_ms: now_ms(), ..Change::default() });
                 tracing::info!(%service, generation = next.generation, "removing a service");
                 self.make_durable(next).await?
             }

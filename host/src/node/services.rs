@@ -79,7 +79,7 @@ impl Node {
     /// would leave sessions behind unless `options` allow it.
     ///
     /// # Errors
-    /// `plugin-refused` with the reasons; `plugin-too-costly`; `unavailable` if the node can't
+    /// `signature-refused`; `plugin-refused` with the reasons; `plugin-too-costly`; `unavailable` if the node can't
     /// compile it now; `swap-in-progress` while another deploy is being prepared;
     /// `storage-unavailable`. Nothing has changed then.
     pub async fn deploy(
@@ -92,6 +92,9 @@ impl Node {
         if let Some(version) = &version {
             crate::names::check_plugin_version(version).map_err(Error::name_invalid)?;
         }
+        // Before anything reads what it is.
+        let signature = options.signature.as_deref();
+        let signer = self.check_signature(service, &component, signature).await?;
         let room = self.context.plugins.room(component.len()).map_err(not_added)?;
         let turn = self.turn(service).await?;
         let plugin = self.context.plugins.add(component).await.map_err(not_added)?;
@@ -100,7 +103,8 @@ impl Node {
         let existing = self.context.catalogue.get(service);
         let existing = existing.as_deref();
         let (version, digest) = (version.as_deref(), plugin.digest());
-        let next = Service::deployed(existing, service, version, digest, &options.change())?;
+        let change = Change { signer, ..options.change() };
+        let next = Service::deployed(existing, service, version, digest, &change)?;
         let sessions = match &next {
             Some(next) => self.outlook(next, &plugin, &options).await?,
             None => Vec::new(),
@@ -117,7 +121,7 @@ impl Node {
     /// version, label, number or digest prefix.
     ///
     /// # Errors
-    /// `nothing-to-roll-back`, `deployment-not-found`, and as [`Node::deploy`].
+    /// `nothing-to-roll-back`, `deployment-not-found`, `signature-refused`, and as [`Node::deploy`].
     pub async fn rollback(
         &self,
         service: &ServiceName,
@@ -129,6 +133,9 @@ impl Node {
         let next = known.rolled_back(to, &options.change())?;
         if next.generation == known.generation {
             return self.swap_to(service, None, Vec::new(), turn).await;
+        }
+        if let Some(target) = next.deployment(next.target().id()) {
+            self.check_signed(service, target)?;
         }
         let plugin = next.target().load(&self.context.plugins).await?;
         let sessions = self.outlook(&next, &plugin, &options).await?;

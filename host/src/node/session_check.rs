@@ -17,11 +17,13 @@ pub struct DeployOptions {
     pub same_state: bool,
     /// The operator's name.
     pub by: Option<Arc<str>>,
+    /// Of the component, not checked yet.
+    pub signature: Option<Vec<u8>>,
 }
 
 impl DeployOptions {
     pub(super) fn change(&self) -> Change {
-        Change { same_state: self.same_state, by: self.by.clone(), now_ms: now_ms() }
+        Change { same_state: self.same_state, by: self.by.clone(), now_ms: now_ms(), signer: None }
     }
 }
 

@@ -4,7 +4,8 @@ use super::*;
 use crate::slot::SlotHandle;
 use crate::{
     database::StorageOptions,
-    operation::Describe,
+    message::{Client, ReadBy},
+    operation::{Describe, Query, ReadHistory},
     operator::{Action, Entered, Import, Imported, Operation},
     plugin::{Digest, testkit},
 };
@@ -43,6 +44,7 @@ fn message(body: &'static [u8]) -> Incoming {
         content_type: "text/plain".into(),
         body: Bytes::from_static(body),
         trace: None,
+        client: None,
     }
 }
 
@@ -107,6 +109,40 @@ impl Fixture {
         let at = |handle: &SlotHandle| handle.stats.active.lock().get(&self.service).map(|a| a.0);
         running.iter().map(|(_, handle)| at(handle)).collect()
     }
+}
+
+/// A handler would not know whom it answers; and who sent a message would be lost on its way into the history.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_and_a_history_have_who_a_client_is() {
+    let fixture = Fixture::new().await;
+    fixture.deploy("1.0.0", testkit::asking_guest().into()).await.unwrap();
+    let client = |subject: &str| {
+        let claims = vec![("role".into(), "staff".into())];
+        Arc::new(Client { kind: "accounts".into(), subject: Some(subject.into()), claims })
+    };
+    let of = |who: &str| Incoming { client: Some(client(who)), ..message(b"Is") };
+    assert_eq!(fixture.node.send(&key(), of("ann")).await.unwrap().body, "ann");
+    let pending = fixture.node.enqueue(&key(), of("bob")).await.unwrap();
+    assert_eq!(pending.await.unwrap().body, "bob");
+    let (mut messages, mut ready) = (VecDeque::from([of("eve")]), Vec::new());
+    while ready.is_empty() {
+        // It takes what can be taken at once.
+        fixture.node.enqueue_ready(&key(), &mut messages, |pending| ready.push(pending));
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(ready.remove(0).await.unwrap().body, "eve");
+    assert_eq!(fixture.node.send(&key(), message(b"Is")).await.unwrap().body, "");
+    let (content_type, body) = ("text/plain".to_owned(), Bytes::from_static(b"Ic"));
+    let (consistency, client_) = (Consistency::Current, Some(client("ann")));
+    let query = Query { key: key(), content_type, body, consistency, client: client_ };
+    assert_eq!(fixture.node.call(query).await.unwrap().body, "staff");
+    let (range, reader) = (Range::After { seq: 0, limit: 10 }, ReadBy::Client);
+    let read = ReadHistory { key: key(), range, reader, consistency };
+    let entries = fixture.node.call(read).await.unwrap().entries;
+    let clients: Vec<_> = entries.iter().map(|(entry, _)| entry.client().cloned()).collect();
+    let kept = ["ann", "bob", "eve"].map(|who| Some(client(who)));
+    assert_eq!(clients[..3], kept);
+    assert_eq!(clients[3], None);
 }
 
 /// A version whose instances can't be created would answer every message with an error. It must not
@@ -206,8 +242,10 @@ fn without_migrate(n: u8) -> Bytes {
     component.into()
 }
 
-const FORCE: DeployOptions = DeployOptions { force: true, same_state: false, by: None };
-const SAME_STATE: DeployOptions = DeployOptions { force: false, same_state: true, by: None };
+const FORCE: DeployOptions =
+    DeployOptions { force: true, same_state: false, by: None, signature: None };
+const SAME_STATE: DeployOptions =
+    DeployOptions { force: false, same_state: true, by: None, signature: None };
 
 /// Without it two state formats are silently mixed: an older version gets a newer one's state of a
 /// session, accepts it because it has no migrate, and continues.
@@ -292,6 +330,7 @@ async fn a_removed_service_leaves_nothing_to_one_of_its_name() {
         content_type: "text/plain".into(),
         body: Bytes::from_static(b"sone"),
         trace: None,
+        client: None,
     };
     let key = |n: usize| SessionKey::parse("s", &format!("session-{n}")).unwrap();
     for n in 0..100 {

@@ -29,6 +29,9 @@ pub struct DeploymentInfo {
     /// Who deployed it, if the request said so by `Slotd-Sender`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
+    /// The name of the key that had signed it, if the policy wanted one to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signed_by: Option<String>,
 }
 
 impl From<&Deployment> for DeploymentInfo {
@@ -41,6 +44,7 @@ impl From<&Deployment> for DeploymentInfo {
             deployed_ms: d.deployed_ms,
             same_state: d.same_state,
             by: d.by.as_deref().map(Into::into),
+            signed_by: d.signer.as_ref().map(|signer| signer.key.as_ref().into()),
         }
     }
 }

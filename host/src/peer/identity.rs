@@ -5,12 +5,13 @@ use super::{
     authority::{self, Authority, NODE_DNS_NAME, NODE_URI_PREFIX},
     keys::ClusterKeys,
 };
+use crate::tls::pem;
 use ring::hmac;
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     client::{Resumption, WebPkiServerVerifier, danger::ServerCertVerifier as _},
     crypto::{CryptoProvider, ring::default_provider},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
     server::{NoServerSessionStorage, WebPkiClientVerifier},
     version::TLS13,
 };
@@ -148,18 +149,8 @@ fn check(
 }
 
 fn read(files: &CertificateFiles) -> Result<Material, String> {
-    let certificates = |path: &PathBuf| {
-        let shown = path.display();
-        let all =
-            CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        match all {
-            Ok(all) if all.is_empty() => Err(format!("{shown} has no certificate in PEM")),
-            Ok(all) => Ok(all),
-            Err(e) => Err(format!("can't read certificates from {shown}: {e}")),
-        }
-    };
-    let key = PrivateKeyDer::from_pem_file(&files.key)
-        .map_err(|e| format!("can't read a key from {}: {e}", files.key.display()))?;
+    let certificates = |path: &PathBuf| pem::certificates(path, &pem::read(path)?);
+    let key = pem::key(&files.key, &pem::read(&files.key)?)?;
     let chain = certificates(&files.certificate)?;
     Ok((certificates(&files.authority)?, chain, key))
 }

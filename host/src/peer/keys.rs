@@ -29,6 +29,13 @@ impl ClusterKeys {
         self.expand(&[b"knock"], hmac::HMAC_SHA256, |key| Some(key.into()))
     }
 
+    /// Signs the tokens that any node of the cluster mints, and all of them accept.
+    pub fn minting(&self) -> Option<[u8; 32]> {
+        let mut key = [0; 32];
+        self.expand(&[b"minted tokens"], hkdf::HKDF_SHA256, |okm| okm.fill(&mut key).ok())?;
+        Some(key)
+    }
+
     /// For datagrams of one purpose and one sender. Each of the sender's numbers is used once.
     pub fn datagrams(&self, purpose: &[&[u8]]) -> Option<aead::LessSafeKey> {
         let purpose = [&[b"datagrams".as_slice()], purpose].concat();
@@ -68,6 +75,10 @@ mod tests {
         assert_eq!(
             hex(&keys.authority().unwrap()),
             "e74536bf592e3d3f0775d511f631c86bd4d9933241e4636138d8577290e19133"
+        );
+        assert_eq!(
+            hex(&keys.minting().unwrap()),
+            "b9c4c39f2cb8998aac9ffea4be819e995f265d1ec27f56c5c2a3c7443da4521c"
         );
         let knock = hmac::sign(&keys.knock().unwrap(), b"x");
         assert_eq!(

@@ -30,6 +30,8 @@ mod request {
     pub const MESSAGE: u32 = 0;
     /// One that is part of a trace. Only at a feature level at which all nodes know it.
     pub const TRACED_MESSAGE: u32 = 16;
+    /// One of a client that was shown to be somebody, whether part of a trace or not. As above.
+    pub const CLIENTS_MESSAGE: u32 = 17;
     pub const SLOTS: u32 = 8;
     /// The body is the request.
     pub const CONTROL: u32 = 9;
@@ -62,6 +64,7 @@ const _: () = assert!(
         + limits::BODY_BYTES_MAX
         + limits::REPLY_BYTES_MAX
         + limits::EVENT_BYTES_MAX
+        + limits::CLIENT_BYTES_MAX
         < limits::PEER_ITEM_BYTES_MAX / 2
 );
 
@@ -110,11 +113,16 @@ macro_rules! forms {
             match request {
                 $(Request::$Op(operation) => operation.encode(),)*
                 Request::Message { key, message, lane } => {
-                    let Incoming { id, sender, content_type, body, trace } = message;
+                    let Incoming { id, sender, content_type, body, trace, client } = message;
                     let fields = (key, id, sender, content_type, lane);
-                    match trace {
-                        None => parts(request::MESSAGE, &fields, body),
-                        Some(trace) => parts(request::TRACED_MESSAGE, &(fields, trace), body),
+                    match (trace, client) {
+                        (None, None) => parts(request::MESSAGE, &fields, body),
+                        (Some(trace), None) => {
+                            parts(request::TRACED_MESSAGE, &(fields, trace), body)
+                        }
+                        (trace, Some(client)) => {
+                            parts(request::CLIENTS_MESSAGE, &(fields, trace, client), body)
+                        }
                     }
                 }
                 Request::Slots => parts(request::SLOTS, &(), Bytes::new()),
@@ -128,15 +136,19 @@ macro_rules! forms {
             let Parts { head, body } = encoded;
             let (tag, fields) = split(&head)?;
             Ok(match tag {
-                request::MESSAGE | request::TRACED_MESSAGE => {
+                request::MESSAGE | request::TRACED_MESSAGE | request::CLIENTS_MESSAGE => {
                     type Fields = (SessionKey, Option<String>, Option<String>, String, u64);
-                    let (fields, trace): (Fields, _) = match tag {
-                        request::MESSAGE => (value(fields)?, None),
-                        _ => value(fields).map(|(fields, trace)| (fields, Some(trace)))?,
+                    let (fields, trace, client): (Fields, _, _) = match tag {
+                        request::MESSAGE => (value(fields)?, None, None),
+                        request::TRACED_MESSAGE => {
+                            value(fields).map(|(fields, trace)| (fields, Some(trace), None))?
+                        }
+                        _ => value(fields)
+                            .map(|(fields, trace, client)| (fields, trace, Some(client)))?,
                     };
                     let (key, id, sender, content_type, lane) = fields;
                     let body = detached(body);
-                    let message = Incoming { id, sender, content_type, body, trace };
+                    let message = Incoming { id, sender, content_type, body, trace, client };
                     Request::Message { key, message, lane }
                 }
                 request::SLOTS => Request::Slots,

@@ -90,6 +90,7 @@ fn value_name(kind: &Kind) -> &'static str {
         Kind::Address => "IP:PORT",
         Kind::Name | Kind::ClusterName => "NAME",
         Kind::Path => "PATH",
+        Kind::Command => "COMMAND",
         Kind::Secret => "TOKEN",
         Kind::Choice(_) => "WORD",
         Kind::NatsServers => "URLS",

@@ -7,9 +7,10 @@ use crate::{
     },
     config::{Kind, Value},
     limits,
+    tls::ClientFiles,
 };
 use clap::Args;
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connection")]
@@ -22,6 +23,8 @@ pub struct ApiArgs {
     #[arg(long, env = "SLOTD_API_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub token: Option<String>,
     #[command(flatten)]
+    pub tls: TlsArgs,
+    #[command(flatten)]
     pub wait: WaitArgs,
 }
 
@@ -30,6 +33,8 @@ pub struct ApiArgs {
 pub struct AdminArgs {
     #[command(flatten)]
     pub admin: AdminOnlyArgs,
+    #[command(flatten)]
+    pub tls: TlsArgs,
     #[command(flatten)]
     pub wait: WaitArgs,
 }
@@ -48,6 +53,33 @@ pub struct AdminOnlyArgs {
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connection")]
+pub struct TlsArgs {
+    /// The authorities that certificates of https:// URLs must have [default: the system's]
+    #[arg(long, env = "SLOTD_CA", value_name = "FILE", hide_env_values = true)]
+    pub ca: Option<PathBuf>,
+    /// A client certificate to show, for an admin API that accepts them
+    #[arg(long, env = "SLOTD_CERT", value_name = "FILE", hide_env_values = true)]
+    #[arg(requires = "client_key")]
+    pub cert: Option<PathBuf>,
+    /// The client certificate's private key
+    #[arg(long = "key", env = "SLOTD_KEY", value_name = "FILE", hide_env_values = true)]
+    #[arg(requires = "cert")]
+    pub client_key: Option<PathBuf>,
+}
+
+impl TlsArgs {
+    fn files(&self) -> ClientFiles {
+        // A variable that is set to nothing is not set.
+        let given = |path: &Option<PathBuf>| path.clone().filter(|it| !it.as_os_str().is_empty());
+        ClientFiles {
+            authority: given(&self.ca),
+            certificate: given(&self.cert).zip(given(&self.client_key)),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Connection")]
 pub struct WaitArgs {
     /// How long to wait for an answer [default: 30s; 3m for a deploy]
     #[arg(long, env = "SLOTD_TIMEOUT", value_name = "TIME", hide_env_values = true)]
@@ -55,7 +87,7 @@ pub struct WaitArgs {
     pub timeout: Option<Duration>,
 }
 
-fn timeout(raw: &str) -> Result<Duration, String> {
+pub(super) fn timeout(raw: &str) -> Result<Duration, String> {
     let kind =
         Kind::Duration { min: Duration::from_millis(1), max: Duration::from_secs(24 * 3_600) };
     match kind.parse(raw) {
@@ -73,15 +105,16 @@ impl ApiArgs {
     /// The URL is invalid.
     pub fn client(&self) -> Result<Client, CliError> {
         let timeout = self.wait.timeout.unwrap_or(limits::CLIENT_TIMEOUT_DEFAULT);
-        Client::new(&self.url, given(&self.token), timeout, API)
+        Client::new(&self.url, given(&self.token), timeout, API, &self.tls.files())
     }
 }
 
 impl AdminOnlyArgs {
     /// # Errors
     /// The URL is invalid.
-    pub fn client(&self, timeout: Duration) -> Result<Client, CliError> {
-        Client::new(&self.admin_url, given(&self.admin_token), timeout, ADMIN)
+    pub fn client(&self, timeout: Duration, tls: &TlsArgs) -> Result<Client, CliError> {
+        let token = given(&self.admin_token);
+        Client::new(&self.admin_url, token, timeout, ADMIN, &tls.files())
     }
 }
 
@@ -96,6 +129,6 @@ impl AdminArgs {
     /// # Errors
     /// The URL is invalid.
     pub fn client_waiting(&self, timeout: Duration) -> Result<Client, CliError> {
-        self.admin.client(self.wait.timeout.unwrap_or(timeout))
+        self.admin.client(self.wait.timeout.unwrap_or(timeout), &self.tls)
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     nats::local::{LocalOptions, LocalServers},
     peer::secret,
     telemetry::sink,
+    tls::ClientFiles,
 };
 use http::Method;
 use serde_json::{Value, json};
@@ -194,7 +195,7 @@ impl Cluster {
 
     fn admin(&self, index: usize) -> Result<Client, CliError> {
         let url = format!("http://{}", at(self.plans[index].ports.admin));
-        Client::new(&url, None, limits::CLIENT_DEPLOY_TIMEOUT, ADMIN)
+        Client::new(&url, None, limits::CLIENT_DEPLOY_TIMEOUT, ADMIN, &ClientFiles::default())
     }
 
     async fn deploy(&self, service: &ServiceName, component: Vec<u8>) -> Result<Value, CliError> {

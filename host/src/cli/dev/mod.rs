@@ -15,7 +15,9 @@ use super::{
     serving::Serving,
     signals::Signals,
 };
-use crate::{config::Loaded, files, limits, names::ServiceName, plugin::Digest, telemetry};
+use crate::{
+    config::Loaded, files, limits, names::ServiceName, plugin::Digest, telemetry, tls::ClientFiles,
+};
 use clap::{Args, Command, FromArgMatches as _};
 use serde_json::json;
 use show::{Show, Tone};
@@ -111,6 +113,12 @@ fn configuration(args: &Dev, dir: &Path) -> Result<Loaded, CliError> {
             "slotd dev runs a single node; unset nats.servers, or use `slotd cluster dev`",
         ));
     }
+    if loaded.config.admin.tls().is_some() {
+        return Err(CliError::usage(
+            "slotd dev deploys over plain HTTP on this machine: unset admin.tls_certificate and \
+             admin.tls_key",
+        ));
+    }
     Ok(loaded)
 }
 
@@ -143,8 +151,9 @@ async fn run(
             error
         })?,
     };
-    let Running { api, admin, stop, mut failed, drained, .. } = running;
-    let (api, admin) = (format!("http://{api}"), format!("http://{admin}"));
+    let Running { api, admin, stop, mut failed, drained, tls, .. } = running;
+    let scheme = if tls.api.is_some() { "https" } else { "http" };
+    let (api, admin) = (format!("{scheme}://{api}"), format!("http://{admin}"));
     let token = config.admin.token.as_ref().map(|token| token.reveal().to_owned());
     let steps = Arc::new(Steps::stoppable(
         move |what| show.say(Tone::Plain, what),
@@ -159,7 +168,13 @@ async fn run(
         "event": "ready", "api": api, "admin": admin, "data_dir": config.data_dir,
     }))?;
     let mut plugin = Plugin {
-        admin: Client::new(&admin, token, limits::CLIENT_DEPLOY_TIMEOUT, ADMIN)?,
+        admin: Client::new(
+            &admin,
+            token,
+            limits::CLIENT_DEPLOY_TIMEOUT,
+            ADMIN,
+            &ClientFiles::default(),
+        )?,
         api,
         options,
         service,

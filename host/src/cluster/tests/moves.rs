@@ -218,6 +218,7 @@ async fn views_that_differ_do_not_claim_in_turns_for_long() {
                     content_type: "text/plain".into(),
                     body: body.clone(),
                     trace: None,
+                    client: None,
                 };
                 if node.send(&key, message).await.is_ok() {
                     kept.push(body);
@@ -301,7 +302,7 @@ async fn a_local_read_is_answered_while_the_log_is_silent() {
             assert_eq!(node.call(describe(&of, Consistency::Local)).await.unwrap().seq, 1);
             let body = Bytes::from_static(b"g");
             let (content_type, consistency) = ("text/plain".into(), Consistency::Local);
-            let query = Query { key: of.clone(), content_type, body, consistency };
+            let query = Query { key: of.clone(), content_type, body, consistency, client: None };
             let answer = node.call(query).await;
             assert_eq!(answer.unwrap().body, "one");
         };

@@ -1,13 +1,18 @@
 //! Checks across values, and warnings about allowed ones.
 
-use super::{Loading, Origin, listener};
+use super::{ACCESS_FILE, Loading, Origin, listener};
+use crate::access;
 use crate::config::{
-    Config, Listener,
+    Config,
     keys::{KEYS, Key},
     value::{REDACTED, Value},
 };
-use crate::requests::{self, Grants, Rules};
-use std::{os::unix::fs::PermissionsExt as _, path::Path};
+use crate::{
+    modes,
+    requests::{self, Grants, Rules},
+    tls::certificate,
+};
+use std::path::{Path, PathBuf};
 
 /// Whether all of some keys have valid values.
 type Sound<'a> = dyn Fn(&[&str]) -> bool + 'a;
@@ -29,22 +34,37 @@ impl Loading {
 
     fn check_listeners(&mut self, sound: &Sound<'_>) {
         for name in ["api", "admin"] {
-            let [listen, token, file] =
-                ["listen", "token", "token_file"].map(|k| format!("{name}.{k}"));
-            let Listener { listen: address, token: secret, .. } =
-                listener(&mut self.config, &listen).clone();
-            let exposed = !address.ip().to_canonical().is_loopback();
-            if exposed
-                && secret.is_none()
-                && !self.config.insecure
-                && sound(&[&listen, &token, &file])
+            let [listen, token, file, certificate] =
+                ["listen", "token", "token_file", "tls_certificate"].map(|k| format!("{name}.{k}"));
+            self.check_tls(name, sound);
+            let listener = listener(&mut self.config, &listen).clone();
+            if !listener.is_exposed() || self.config.insecure {
+                continue;
+            }
+            let of = match name {
+                "api" => slotd_access::Listener::Api,
+                _ => slotd_access::Listener::Admin,
+            };
+            let shown = Some(format!("{:?}", listener.listen));
+            let origin = self.origin(&listen);
+            if !listener.needs_credentials()
+                && !self.is_closed(of)
+                && sound(&[&listen, &token, &file, ACCESS_FILE])
             {
                 let message = format!(
                     "without a token, anyone who reaches this address can use it: set {token} or \
-                     {file}, or pass --insecure if you mean it"
+                     {file}, have access.file say who may use it, or pass --insecure if you mean it"
                 );
-                let origin = self.origin(&listen);
-                self.problem(&listen, Some(format!("{address:?}")), &origin, message);
+                self.problem(&listen, shown.clone(), &origin, message);
+            }
+            if listener.tls().is_none() && !listener.clear_text && sound(&[&listen, &certificate]) {
+                let message = format!(
+                    "without TLS, anyone on the way to this address can read tokens and messages, \
+                     and change them. Set {certificate} and {name}.tls_key (`slotd tls init` makes \
+                     both); or, if TLS ends at a proxy in front of this listener, set \
+                     {name}.clear_text = true; or pass --insecure if you mean it"
+                );
+                self.problem(&listen, shown, &origin, message);
             }
         }
         let (api, admin) = (self.config.api.listen, self.config.admin.listen);
@@ -52,6 +72,49 @@ impl Loading {
             let message = "the same as api.listen; the two listeners need different addresses";
             let origin = self.origin("admin.listen");
             self.problem("admin.listen", Some(format!("{admin:?}")), &origin, message);
+        }
+    }
+
+    /// Whether a rule of the policy, or the grant of a named token that a lone node keeps, has a verb of a listener: then
+    /// nobody else may use it.
+    fn is_closed(&self, listener: slotd_access::Listener) -> bool {
+        // With a policy, a listener that others reach is never open, whatever becomes of its rules.
+        self.config.access_file.is_some()
+            || (!self.config.is_cluster()
+                && access::kept_tokens_close(&self.config.data_dir, listener))
+    }
+
+    /// Whether the certificate of a listener can be used.
+    fn check_tls(&mut self, name: &str, sound: &Sound<'_>) {
+        let key = |key: &str| format!("{name}.{key}");
+        let (certificate, private) = (key("tls_certificate"), key("tls_key"));
+        let authority = key("tls_client_authority");
+        let listener = listener(&mut self.config, &certificate).clone();
+        let set = [&listener.tls_certificate, &listener.tls_key].map(Option::is_some);
+        let pair = [(&certificate, &private, set[0]), (&private, &certificate, set[1])];
+        if let Some((set, missing, _)) =
+            pair.iter().find(|(.., is_set)| *is_set).filter(|_| set[0] != set[1])
+        {
+            let message = format!("not set, and {set} is: a listener needs both or none");
+            let origin = self.origin(missing);
+            self.problem(missing, None, &origin, message);
+        }
+        if listener.tls_client_authority.is_some() && set == [false, false] {
+            let message = format!("certificates are shown in TLS only: set {certificate}, too");
+            let origin = self.origin(&authority);
+            self.problem(&authority, None, &origin, message);
+        }
+        if listener.clear_text && set == [true, true] {
+            let message = format!("{certificate} is set: the listener speaks TLS only");
+            let origin = self.origin(&key("clear_text"));
+            self.problem(&key("clear_text"), None, &origin, message);
+        }
+        if let Some(files) = listener.tls()
+            && sound(&[&certificate, &private, &authority])
+            && let Err(why) = files.check()
+        {
+            let origin = self.origin(&certificate);
+            self.problem(&certificate, None, &origin, why);
         }
     }
 
@@ -110,6 +173,28 @@ impl Loading {
                 self.problem(key, None, &origin, message);
             }
         }
+        let nats = &self.config.nats;
+        let pair = [
+            ("nats.tls_certificate", nats.tls_certificate.is_some()),
+            ("nats.tls_key", nats.tls_key.is_some()),
+        ];
+        if let [(set, true), (missing, false)] | [(missing, false), (set, true)] = pair {
+            let message = format!("not set, and {set} is: slotd needs both or none");
+            let origin = self.origin(missing);
+            self.problem(missing, None, &origin, message);
+        }
+        let tls = self.config.nats.tls();
+        let keys = ["nats.tls_authority", "nats.tls_certificate", "nats.tls_key"];
+        let set = keys.iter().find(|key| self.origins.contains_key(**key));
+        // The system's authorities are not what is asked for here.
+        if let Some(key) = set
+            && sound(&keys)
+            && tls.authority.is_some()
+            && let Err(why) = tls.config()
+        {
+            let origin = self.origin(key);
+            self.problem(key, None, &origin, why);
+        }
         let advertised = cluster.advertise.unwrap_or(cluster.listen);
         if advertised.ip().is_unspecified() && sound(&["cluster.listen", "cluster.advertise"]) {
             let message = "peers can't connect to this address; set cluster.advertise to one they \
@@ -126,11 +211,27 @@ impl Loading {
 pub(super) fn warnings(config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
     for (name, listener) in [("api", &config.api), ("admin", &config.admin)] {
-        if listener.token.is_none() && !listener.listen.ip().to_canonical().is_loopback() {
-            let address = listener.listen;
+        let address = listener.listen;
+        if config.insecure && !listener.needs_credentials() && listener.is_exposed() {
             warnings.push(format!(
-                "insecure: the {name} listener on {address} has no token; anyone who reaches it can use it"
+                "insecure: the {name} listener on {address} has no token; while no rule or grant speaks of it, anyone who \
+                 reaches it can use it"
             ));
+        }
+        if listener.is_exposed() && listener.tls().is_none() && !listener.clear_text {
+            warnings.push(format!(
+                "insecure: the {name} listener on {address} speaks plain HTTP; anyone on the way to \
+                 it can read and change everything"
+            ));
+        }
+        if let Some(files) = listener.tls()
+            && let Ok(validity) = files.check()
+        {
+            let shown = files.certificate.display();
+            let now = certificate::now();
+            let out_of_time = validity.check(now).err().or_else(|| validity.ends_soon(now));
+            warnings
+                .extend(out_of_time.map(|why| format!("{shown} ({name}.tls_certificate): {why}")));
         }
     }
     if config.is_cluster()
@@ -179,25 +280,21 @@ pub(super) fn open_files(loading: &Loading, file: Option<&Path>) -> Vec<String> 
         holds && of_file && own_file != from
     };
     let held = KEYS.iter().find(in_file).map(|key| (key.name, file));
-    let named = [
-        ("api.token_file", &config.api.token_file),
-        ("admin.token_file", &config.admin.token_file),
-        ("cluster.secret_file", &config.cluster.secret_file),
-        ("cluster.tls_key", &config.cluster.tls_key),
-        ("nats.credentials", &config.nats.credentials),
-        ("effects.secrets_file", &config.secrets_file),
-    ];
-    let named = named.into_iter().map(|(key, path)| (key, path.as_deref().map(Path::new)));
-    let all = held.into_iter().chain(named).filter_map(|(key, path)| Some((key, path?)));
-    all.filter_map(|(key, path)| {
-        let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
-        let shown = path.display();
-        (mode & 0o004 != 0).then(|| {
-            format!(
-                "every user of this machine can read {shown}, which holds {key} (mode {mode:04o}): \
-                 chmod o-rwx {shown}"
-            )
-        })
-    })
-    .collect()
+    let named = KEYS.iter().filter(|key| names_private_file(key.name)).filter_map(|key| match (key
+        .get)(
+        config,
+    ) {
+        Some(Value::Text(path)) => Some((key.name, PathBuf::from(path))),
+        _ => None,
+    });
+    let held = held.and_then(|(key, path)| Some((key, path?.to_owned())));
+    let all = held.into_iter().chain(named);
+    all.filter_map(|(key, path)| modes::readable_by_all(&path, key)).collect()
+}
+
+/// Keys that name a file with a secret, or with who may do what.
+fn names_private_file(key: &str) -> bool {
+    const LAST: [&str; 6] =
+        ["token_file", "secret_file", "secrets_file", "key_file", "tls_key", "credentials"];
+    key == "access.file" || key.rsplit('.').next().is_some_and(|last| LAST.contains(&last))
 }

@@ -1,6 +1,6 @@
 //! The bytes of a connection, counted and watched.
 
-use super::{super::stats::Stats, ConnShared};
+use super::{super::stats::Stats, ConnShared, Stream};
 use crate::limits;
 use memchr::memmem::{self, Finder};
 use std::{
@@ -9,32 +9,43 @@ use std::{
     sync::{Arc, LazyLock, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The connection's bytes, counted and watched.
 pub(in super::super) struct Watched {
-    stream: TcpStream,
+    stream: Stream,
     shared: Arc<ConnShared>,
     stats: Stats,
     lingered_bytes: usize,
     /// Bytes that the peer has read since it was last found to read nothing.
     progress: usize,
     upgraded: bool,
-    /// How much of HTTP/2's preface the connection has begun with; `None`: it has begun with
-    /// something else.
-    preface: Option<usize>,
+    /// It carries HTTP/2.
+    multiplexed: bool,
+    /// What was read to learn the protocol, and belongs to whoever reads next.
+    replay: Replay,
 }
 
-/// What an HTTP/2 client sends first if it assumes that the server supports it.
+/// What a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Protocol {
+    /// Also whatever is neither: hyper answers it.
+    Http1,
+    Http2,
+}
+
+#[derive(Default)]
+struct Replay {
+    bytes: [u8; HTTP2_PREFACE.len()],
+    read: usize,
+    given: usize,
+}
+
+/// What an HTTP/2 client sends first (RFC 9113, 3.4).
 const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Its first byte after the request line.
-const BEHIND_HTTP2_LINE: usize = 18;
 
 impl Watched {
-    pub(in super::super) fn new(stream: TcpStream, shared: Arc<ConnShared>, stats: Stats) -> Self {
+    pub(in super::super) fn new(stream: Stream, shared: Arc<ConnShared>, stats: Stats) -> Self {
         Self {
             stream,
             shared,
@@ -42,20 +53,40 @@ impl Watched {
             lingered_bytes: 0,
             progress: 0,
             upgraded: false,
-            preface: Some(0),
+            multiplexed: false,
+            replay: Replay::default(),
         }
     }
-    /// hyper closes the connection on HTTP/2's preface without an answer. Not on one with a typo:
-    /// that is a request of an unknown version, and gets 400.
-    fn spoil_preface(&mut self, read: &mut [u8]) {
-        let Some(seen) = self.preface else { return };
-        let expected = &HTTP2_PREFACE[seen..];
-        let len = read.len().min(expected.len());
-        let matches = read[..len] == expected[..len];
-        if matches && let Some(at) = BEHIND_HTTP2_LINE.checked_sub(seen).filter(|at| *at < len) {
-            read[at] = b'-';
+    /// Reads until it is clear what the peer speaks; what was read is read again.
+    pub(in super::super) fn poll_protocol(&mut self, cx: &mut Context<'_>) -> Poll<Protocol> {
+        loop {
+            let Replay { bytes, read, .. } = &mut self.replay;
+            if bytes[..*read] != HTTP2_PREFACE[..*read] {
+                if is_tls(&bytes[..*read]) && matches!(self.stream, Stream::Plain(_)) {
+                    self.shared.spoke_tls();
+                }
+                return Poll::Ready(Protocol::Http1);
+            }
+            if *read == HTTP2_PREFACE.len() {
+                return Poll::Ready(Protocol::Http2);
+            }
+            let mut buf = ReadBuf::new(&mut bytes[*read..]);
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf)) {
+                Ok(()) if !buf.filled().is_empty() => *read += buf.filled().len(),
+                // It has ended, which hyper finds for itself.
+                _ => return Poll::Ready(Protocol::Http1),
+            }
         }
-        self.preface = (matches && len < expected.len()).then_some(seen + len);
+    }
+    /// Whether the peer has sent a part of something.
+    pub(super) fn has_begun(&self) -> bool {
+        self.replay.read > 0
+    }
+    /// It carries HTTP/2 from now on, whose streams do their own accounting.
+    pub(in super::super) fn multiplexed(mut self) -> Self {
+        self.multiplexed = true;
+        self.shared.multiplex();
+        self
     }
     /// It carries something else from now on, which does its own accounting.
     pub(in super::super) fn upgraded(mut self) -> Self {
@@ -64,11 +95,18 @@ impl Watched {
     }
     /// Resolves when the peer has half-closed and all its input was read.
     pub(in super::super) fn poll_peers_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut byte = [0];
-        match self.stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
-            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(()),
+        match self.stream.poll_end(cx) {
+            Poll::Ready(Ok(true) | Err(_)) => Poll::Ready(()),
             // It sends data that nothing reads; writing will show its end.
-            Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(false)) | Poll::Pending => Poll::Pending,
+        }
+    }
+    /// The peer has something to read, and does not read it.
+    fn blocked(&mut self) {
+        if self.shared.write_blocked.load(Relaxed) == 0 {
+            let now = self.shared.moment(crate::clock::timer_now());
+            self.shared.write_blocked.store(now, Relaxed);
+            self.progress = 0;
         }
     }
     fn wrote(
@@ -76,28 +114,39 @@ impl Watched {
         cx: &mut Context<'_>,
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        let shared = &self.shared;
         match &written {
             Poll::Ready(Ok(n)) => {
                 self.stats.bytes_out.increment(*n as u64);
-                if shared.wrote(*n) {
+                if !self.multiplexed && self.shared.wrote(*n) {
                     cx.waker().wake_by_ref();
                 }
                 self.progress += n;
                 if self.progress >= limits::WRITE_PROGRESS_BYTES {
-                    shared.write_blocked.store(0, Relaxed);
+                    self.shared.write_blocked.store(0, Relaxed);
                 }
             }
             Poll::Ready(Err(_)) => {}
-            Poll::Pending if shared.write_blocked.load(Relaxed) == 0 => {
-                let now = shared.moment(crate::clock::timer_now());
-                shared.write_blocked.store(now, Relaxed);
-                self.progress = 0;
-            }
-            Poll::Pending => {}
+            Poll::Pending => self.blocked(),
         }
         written
     }
+}
+
+impl Replay {
+    fn give(&mut self, buf: &mut ReadBuf<'_>) {
+        let left = &self.bytes[self.given..self.read];
+        if left.is_empty() {
+            return;
+        }
+        let len = left.len().min(buf.remaining());
+        buf.put_slice(&left[..len]);
+        self.given += len;
+    }
+}
+
+/// The begin of a TLS connection: a record of its handshake (RFC 8446, 5.1).
+fn is_tls(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x16, 3, ..])
 }
 
 /// The two lengths that fit 64 bits and that hyper reserves: it would answer that the head is too
@@ -129,14 +178,20 @@ impl AsyncRead for Watched {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        self.replay.give(buf);
+        // With what follows, so that a head is seen as it was sent.
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() == before {
+            ready!(read)?;
+        }
         let read = &mut buf.filled_mut()[before..];
         self.stats.bytes_in.increment(read.len() as u64);
-        if self.upgraded {
+        if self.multiplexed {
+            self.shared.receives(read.len());
             return Poll::Ready(Ok(()));
         }
-        if self.preface.is_some() {
-            self.spoil_preface(read);
+        if self.upgraded {
+            return Poll::Ready(Ok(()));
         }
         // Then it is a head, or belongs to no request: a request's body is read while it is in
         // flight.
@@ -170,29 +225,37 @@ impl AsyncWrite for Watched {
     /// hyper flushes whenever it was woken and has written everything, so the peer's end is
     /// detected here.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Poll::Ready(flushed) = Pin::new(&mut self.stream).poll_flush(cx) else {
+            self.blocked();
+            return Poll::Pending;
+        };
+        flushed?;
         self.shared.write_blocked.store(0, Relaxed);
         self.shared.unwritten.store(false, Relaxed);
-        if self.shared.ends_with_peer.load(Relaxed) {
-            let mut byte = [0];
-            let peeked = self.stream.poll_peek(cx, &mut ReadBuf::new(&mut byte));
-            if matches!(peeked, Poll::Ready(Ok(0))) {
-                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-            }
+        if self.shared.ends_with_peer.load(Relaxed)
+            && !self.upgraded
+            && matches!(self.stream.poll_end(cx), Poll::Ready(Ok(true)))
+        {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Poll::Ready(Ok(()))
     }
     /// Closes our side, then reads until the peer closes its own. Closing with unread input would
     /// reset the connection, and a client that is still uploading would not see its answer.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.shared.lingering.load(Relaxed) == 0 {
-            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            let Poll::Ready(shut) = Pin::new(&mut self.stream).poll_shutdown(cx) else {
+                self.blocked();
+                return Poll::Pending;
+            };
+            shut?;
             let now = self.shared.moment(crate::clock::timer_now());
             self.shared.lingering.store(now, Relaxed);
         }
         let mut dropped = [0u8; 8 * 1024];
         loop {
             let mut buf = ReadBuf::new(&mut dropped);
-            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf)) {
+            match ready!(self.stream.poll_rest(cx, &mut buf)) {
                 Ok(()) if !buf.filled().is_empty() => self.lingered_bytes += buf.filled().len(),
                 _ => return Poll::Ready(Ok(())),
             }

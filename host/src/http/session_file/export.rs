@@ -155,6 +155,7 @@ impl Export {
             http: None,
             part: None,
             presence: None,
+            client: None,
         };
         line.set_origin(entry.origin.as_deref());
         line

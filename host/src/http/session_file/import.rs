@@ -249,7 +249,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Not every node can read what comes from a session, a request or subscribers: below its level it is refused. What
+    /// Not every node can read what comes from a session, a request or subscribers, or who a client was shown to be: below
+    /// its level it is refused. What
     /// comes from a timer becomes a message without an origin there.
     fn check_level(&self, at: u64, origin: Option<&Origin>) -> Result<(), Error> {
         let needed = origin.map(Origin::level).filter(|needed| *needed > EFFECTS_FROM);

@@ -5,10 +5,12 @@ use crate::{
     effects::{Answered, Firing, Origin, Received, http, send, timer},
     error::Error,
     limits,
+    message::Client,
     names::SessionKey,
 };
 use ::http::{HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct TimerLine {
@@ -78,6 +80,15 @@ pub(super) struct PresenceLine {
     present: bool,
 }
 
+#[derive(Serialize, Deserialize)]
+pub(super) struct ClientLine {
+    kind: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    subject: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    claims: BTreeMap<String, String>,
+}
+
 impl MessageLine {
     pub(super) fn set_origin(&mut self, origin: Option<&Origin>) {
         match origin {
@@ -119,6 +130,7 @@ impl MessageLine {
             Some(Origin::Presence(present)) => {
                 self.presence = Some(PresenceLine { present: *present });
             }
+            Some(Origin::Client(client)) => self.client = Some(ClientLine::new(client)),
             None => {}
         }
     }
@@ -133,6 +145,7 @@ impl MessageLine {
             self.http.take().map(HttpLine::origin),
             self.part.take().map(PartLine::origin),
             self.presence.take().map(|line| Ok(Origin::Presence(line.present))),
+            self.client.take().map(ClientLine::origin),
         ]
         .into_iter()
         .flatten();
@@ -148,7 +161,12 @@ impl MessageLine {
     /// What a client gives, or a handler has done, is not in an entry that comes from neither.
     fn check_is_no_clients(&self, origin: &Origin) -> Result<(), String> {
         let (is_new, is_part) = match origin {
-            Origin::Timer(_) | Origin::Session(_) | Origin::Answer(_) => (false, false),
+            Origin::Client(_) if self.operator => {
+                return Err("an operator's entry is no client's".into());
+            }
+            Origin::Timer(_) | Origin::Session(_) | Origin::Answer(_) | Origin::Client(_) => {
+                (false, false)
+            }
             Origin::Http(_) | Origin::Presence(_) => (true, false),
             Origin::Part(_) => (true, true),
         };
@@ -243,6 +261,22 @@ impl PartLine {
         http::id_problem(&id).map_or(Ok(()), Err)?;
         check_attempt(attempt)?;
         Ok(Origin::Part(http::Part { id, attempt, asked_by }))
+    }
+}
+
+impl ClientLine {
+    fn new(client: &Client) -> Self {
+        let Client { kind, subject, claims } = client;
+        let subject = subject.as_deref().map(str::to_owned);
+        Self { kind: kind.to_string(), subject, claims: claims.iter().cloned().collect() }
+    }
+
+    fn origin(self) -> Result<Origin, String> {
+        let Self { kind, subject, claims } = self;
+        let (kind, subject) = (kind.into(), subject.map(Into::into));
+        let client = Client { kind, subject, claims: claims.into_iter().collect() };
+        client.check()?;
+        Ok(Origin::Client(client.into()))
     }
 }
 
@@ -346,6 +380,13 @@ mod tests {
         Origin::Part(http::Part { id: "llm/1".into(), attempt: 2, asked_by: 7 })
     }
 
+    fn client(subject: Option<&str>) -> Origin {
+        let claims =
+            [("org", "a,b"), ("role", "")].map(|(name, value)| (name.into(), value.into()));
+        let subject = subject.map(Into::into);
+        Origin::Client(Client { kind: "accounts".into(), subject, claims: claims.into() }.into())
+    }
+
     /// A copy of a session would take a message of another session for a client's, or could not be read.
     #[test]
     fn what_a_message_comes_from_is_in_the_file() {
@@ -356,7 +397,8 @@ mod tests {
         let sessions = [from_session(), answer(None), answer(Some(refusal))];
         let others =
             [Origin::Timer(firing), part(), Origin::Presence(true), Origin::Presence(false)];
-        for origin in others.into_iter().chain(sessions).chain(http) {
+        let clients = [client(Some("ann")), client(None)];
+        for origin in others.into_iter().chain(sessions).chain(http).chain(clients) {
             let line = serde_json::to_string(&message(Some(&origin))).unwrap();
             let mut read: MessageLine = serde_json::from_str(&line).unwrap();
             assert_eq!(read.take_origin(), Ok(Some(Box::new(origin))), "{line}");
@@ -441,6 +483,15 @@ mod tests {
             assert!(wrong(&origin, |line| line.sender = Some("ann".into())).contains("nobody"));
             assert!(wrong(&origin, |line| line.id = Some("1".into())).contains("nobody"));
         }
+        let operators = wrong(&client(None), |line| line.operator = true);
+        assert_eq!(operators, "an operator's entry is no client's");
+        let unknown = wrong(&client(None), |line| line.client.as_mut().unwrap().kind.clear());
+        assert!(unknown.contains("has a kind"), "{unknown}");
+        let long = wrong(&client(None), |line| {
+            let subject = "s".repeat(limits::CLIENT_SUBJECT_BYTES_MAX + 1);
+            line.client.as_mut().unwrap().subject = Some(subject);
+        });
+        assert!(long.contains("subject"), "{long}");
         let two = wrong(&part(), |line| line.set_origin(Some(&Origin::Presence(true))));
         assert_eq!(two, "it comes from two things");
     }

@@ -259,6 +259,7 @@ async fn a_slow_socket_is_told_of_its_gap_and_closed() {
             content_type: "application/json".into(),
             body: body.clone(),
             trace: None,
+            client: None,
         };
         backend.enqueue(&room(), message).await.expect("queued").await.expect("sent");
         sent += 1;

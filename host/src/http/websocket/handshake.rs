@@ -23,6 +23,11 @@ impl Upgrade {
     pub(in super::super) fn of(request: &mut Parts) -> Result<Self, Error> {
         let wrong = |why: &str| invalid(format!("this route opens a WebSocket: {why}"));
         let headers = &request.headers;
+        if request.version == Version::HTTP_2 {
+            return Err(wrong(
+                "it needs a connection of its own by HTTP/1.1, and this request came by HTTP/2",
+            ));
+        }
         if request.method != Method::GET || request.version != Version::HTTP_11 {
             return Err(wrong("the request must be a GET by HTTP/1.1"));
         }

@@ -22,6 +22,10 @@ pub(super) mod code {
     /// The peer may not take longer than a reconnect to notice that the node stops.
     pub(in super::super) const RESTART: u16 = 1012;
     pub(in super::super) const TRY_AGAIN_LATER: u16 = 1013;
+    /// Of slotd: its token has expired.
+    pub(in super::super) const EXPIRED: u16 = 4401;
+    /// Of slotd: whoever opened it may not have it open any more.
+    pub(in super::super) const FORBIDDEN: u16 = 4403;
 }
 
 /// Input from a peer that ends the connection.

@@ -44,6 +44,8 @@ pub(in super::super) struct Wire<S> {
     /// Frames that are not written yet, from `written`.
     out: Vec<u8>,
     written: usize,
+    /// The stream may hold some of what it took.
+    unflushed: bool,
     /// When the incomplete message began.
     since: Option<Instant>,
     ended: bool,
@@ -67,6 +69,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             rest,
             out: Vec::new(),
             written: 0,
+            unflushed: false,
             since: None,
             ended: false,
             put_back: None,
@@ -187,9 +190,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.write(frame::CLOSE, &payload);
     }
 
-    /// Bytes that wait to be written.
+    /// Bytes that wait to be written; what the stream holds of them counts as one.
     pub(in super::super) fn waiting(&self) -> usize {
-        self.out.len() - self.written
+        self.out.len() - self.written + usize::from(self.unflushed)
     }
 
     /// Writes what waits.
@@ -198,7 +201,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             let bytes = &self.out[self.written..];
             match Pin::new(&mut self.stream).poll_write(cx, bytes) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(n)) => self.written += n,
+                Poll::Ready(Ok(n)) => {
+                    self.written += n;
+                    self.unflushed = true;
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
                     // When the budget is exhausted, the connections that hold most of it are
@@ -216,6 +222,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.out = Vec::new();
         self.written = 0;
         self.writing.hold(0);
+        if self.unflushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.unflushed = false;
+        }
         Poll::Ready(Ok(()))
     }
 

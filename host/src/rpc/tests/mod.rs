@@ -267,8 +267,14 @@ impl Node {
         body: impl Into<Bytes>,
     ) -> Result<BoxFuture<'static, Result<Response, PeerError>>, PeerError> {
         let content_type = content_type.to_owned();
-        let message =
-            Incoming { id: None, sender: None, content_type, body: body.into(), trace: None };
+        let message = Incoming {
+            id: None,
+            sender: None,
+            content_type,
+            body: body.into(),
+            trace: None,
+            client: None,
+        };
         self.links.call(peer, Request::Message { key: key(), message, lane })
     }
     /// A message and its answer.
@@ -284,7 +290,7 @@ impl Node {
     ) -> BoxFuture<'static, Result<Response, PeerError>> {
         let content_type = content_type.to_owned();
         let (body, consistency) = (body.into(), Consistency::Current);
-        let query = Query { key: key(), content_type, body, consistency };
+        let query = Query { key: key(), content_type, body, consistency, client: None };
         self.links.call(peer, query.request()).unwrap()
     }
     async fn subscribe(&self, peer: &str) -> LiveReceiver {

@@ -200,6 +200,7 @@ fn requests_arrive_as_they_were_sent() {
         content_type: "c".into(),
         body: "b".into(),
         trace: None,
+        client: None,
     };
     let sent = Request::Message { key: key(), message, lane: 77 };
     match decode_request(encode_request(sent).unwrap()).unwrap() {
@@ -373,7 +374,8 @@ fn every_tag_is_one_operations() {
         }};
     }
     let (mut requests, mut answers) = operations!(tags);
-    requests.extend([request::MESSAGE, request::SLOTS, request::CONTROL]);
+    requests.extend([request::MESSAGE, request::TRACED_MESSAGE, request::CLIENTS_MESSAGE]);
+    requests.extend([request::SLOTS, request::CONTROL]);
     answers.extend([response::SLOTS, response::CONTROL, response::NOT_OWNER, response::FAILED]);
     for tags in [requests, answers] {
         assert_eq!(tags.iter().collect::<BTreeSet<_>>().len(), tags.len(), "{tags:?}");

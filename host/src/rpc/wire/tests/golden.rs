@@ -7,9 +7,11 @@ use crate::{
         rows::Name,
         send::{Number, Place, Refusal},
     },
+    message::Client,
     operation::{Delivered, Delivery, EffectAction, EffectsPage, Found, Refused, Which},
     operator::{Action, Entered, Operation, StateRange},
     position::Cursor,
+    trace::Trace,
 };
 use std::fmt::Write;
 
@@ -93,6 +95,14 @@ fn requests() -> Vec<Request> {
         content_type: "t/x".to_owned(),
         body: body(),
         trace: None,
+        client: None,
+    };
+    let query = |body, consistency, client| Query {
+        key: key(),
+        content_type: text(),
+        body,
+        consistency,
+        client,
     };
     let action = Action::Set(Entered {
         changes: vec![("k".into(), Some("v".into())), ("gone".into(), None)],
@@ -100,14 +110,16 @@ fn requests() -> Vec<Request> {
     });
     let expected = Some(Cursor::after(3, incarnation()));
     let operation = |action| Operation::new(Some("fix"), "ann".into(), expected, action);
+    let trace = Trace::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+    let of_client =
+        |trace| Incoming { trace, client: Some(client(Some("ann"))), ..incoming(None, None) };
     let number = place().number;
     let delivery = Delivery { number, from: key(), session_number: 5, outgoing: "o".into() };
     vec![
         Request::Message { key: key(), message: incoming(Some("i".into()), None), lane: 300 },
         Request::Message { key: key(), message: incoming(None, Some("s".into())), lane: 0 },
-        Query { key: key(), content_type: text(), body: body(), consistency: LOCAL }.request(),
-        Query { key: key(), content_type: text(), body: Bytes::new(), consistency: CURRENT }
-            .request(),
+        query(body(), LOCAL, None).request(),
+        query(Bytes::new(), CURRENT, None).request(),
         history(Range::After { seq: 300, limit: 5 }, CURRENT),
         history(Range::Tail { limit: 6 }, LOCAL),
         Describe { key: key(), consistency: LOCAL }.request(),
@@ -144,10 +156,18 @@ fn requests() -> Vec<Request> {
         change(EffectAction::RetryDeadSend(place())),
         change(EffectAction::DropDeadSend(place())),
         Deliver { from: 7, to: 3, round: number, messages: vec![delivery] }.request(),
+        Request::Message { key: key(), message: of_client(None), lane: 300 },
+        Request::Message { key: key(), message: of_client(trace), lane: 300 },
+        query(body(), LOCAL, Some(client(None))).request(),
     ]
 }
 
-const REQUESTS: [Golden; 28] = [
+fn client(subject: Option<&str>) -> Arc<Client> {
+    let claims = vec![("r".into(), "s".into())];
+    Arc::new(Client { kind: "k".into(), subject: subject.map(Into::into), claims })
+}
+
+const REQUESTS: [Golden; 31] = [
     ("0100046368617406726f6f6d2d310101690003742f78ac02", "626f6479"),
     ("0100046368617406726f6f6d2d310001017303742f7800", "626f6479"),
     ("0101046368617406726f6f6d2d3103742f7801", "626f6479"),
@@ -179,6 +199,12 @@ const REQUESTS: [Golden; 28] = [
     ("010e046368617406726f6f6d2d310307ac0209", ""),
     ("010e046368617406726f6f6d2d310407ac0209", ""),
     ("010f0703ac0209", "01ac0209046368617406726f6f6d2d3105016f"),
+    ("0111046368617406726f6f6d2d31000003742f78ac0200016b0103616e6e0101720173", "626f6479"),
+    (
+        "0111046368617406726f6f6d2d31000003742f78ac02014bf92f3577b34da6a3ce929d0e0e473600f067aa0ba902b701016b0103616e6e0101720173",
+        "626f6479",
+    ),
+    ("0112046368617406726f6f6d2d3103742f7801016b000101720173", "626f6479"),
 ];
 
 fn info() -> SessionInfo {

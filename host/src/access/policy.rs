@@ -1,0 +1,201 @@
+//! The policy's file: read at the start, and again when it or a file that it names has changed.
+
+use super::Decider;
+use crate::{
+    audit::{Audit, Change},
+    files, limits,
+    plugin::Digest,
+};
+use parking_lot::Mutex;
+use slotd_access::{Fault, Policy, limits as access_limits};
+use std::{
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+use tokio::sync::watch;
+
+/// What distinguishes a file from what it was.
+type Stamp = Option<(SystemTime, u64, u64)>;
+
+/// The policy's file of a running node.
+pub struct PolicyFile {
+    path: PathBuf,
+    decider: Decider,
+    /// The files that the policy was made of, and how they were then. Held while they are read.
+    seen: Mutex<Vec<(PathBuf, Stamp)>>,
+    /// Of the text of the policy in force.
+    digest: Mutex<Option<Digest>>,
+}
+
+/// Reads a policy. Blocks on the disk.
+///
+/// # Errors
+/// Everything that is wrong with it; never empty.
+pub fn read(path: &Path) -> Result<Policy, Vec<Fault>> {
+    read_with_digest(path).map(|(policy, _)| policy)
+}
+
+fn read_with_digest(path: &Path) -> Result<(Policy, Digest), Vec<Fault>> {
+    let one = |what: String| vec![Fault { line: None, what }];
+    let bytes = files::read(path, access_limits::POLICY_BYTES_MAX as u64)
+        .map_err(|error| one(format!("the file {error}")))?;
+    let text = String::from_utf8(bytes).map_err(|_| one("the file is not UTF-8".into()))?;
+    let base = path.parent().filter(|base| !base.as_os_str().is_empty());
+    let policy = Policy::parse(&text, base.unwrap_or(Path::new(".")))?;
+    Ok((policy, Digest::of(text.as_bytes())))
+}
+
+/// Faults as one text, of a line each.
+pub fn listed(path: &Path, faults: &[Fault]) -> String {
+    let lines = faults.iter().map(|fault| format!("\n  {}: {fault}", path.display()));
+    lines.collect()
+}
+
+fn stamp(file: &Path) -> Stamp {
+    let found = std::fs::metadata(file).ok()?;
+    Some((found.modified().ok()?, found.len(), found.ino()))
+}
+
+fn stamps(paths: impl IntoIterator<Item = PathBuf>) -> Vec<(PathBuf, Stamp)> {
+    paths.into_iter().map(|path| (path.clone(), stamp(&path))).collect()
+}
+
+impl PolicyFile {
+    /// Reads it for the first time. Blocks on the disk.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn open(path: PathBuf, decider: Decider) -> Result<Arc<Self>, String> {
+        let this = Self { path, decider, seen: Mutex::default(), digest: Mutex::default() };
+        match this.read_again() {
+            Ok(_) => Ok(Arc::new(this)),
+            Err(faults) => Err(format!(
+                "the policy (access.file) can't be used:{}",
+                listed(&this.path, &faults)
+            )),
+        }
+    }
+
+    /// If it is wrong, the policy from before stays. The digests of the text from before and of this one.
+    fn read_again(&self) -> Result<(Option<Digest>, Digest), Vec<Fault>> {
+        let mut seen = self.seen.lock();
+        // Before it is read: a change meanwhile is one that was not seen.
+        let before = stamps([self.path.clone()]);
+        let policy = read_with_digest(&self.path);
+        let named = policy.as_ref().map_or(&[][..], |(policy, _)| policy.files());
+        // Of a policy that is wrong, the files of the one before may be what is wrong.
+        *seen = match named {
+            [] => {
+                let rest = seen.iter().map(|(path, _)| path.clone()).filter(|it| *it != self.path);
+                before.into_iter().chain(stamps(rest)).collect()
+            }
+            named => before.into_iter().chain(stamps(named.iter().cloned())).collect(),
+        };
+        let (policy, digest) = policy?;
+        // A file that is being written is empty for a moment.
+        if self.digest.lock().is_some()
+            && let Some(listener) = self.decider.access().would_open(&policy)
+        {
+            let what = format!(
+                "it would open the {listener} to everybody, which is closed: restart slotd if that is meant"
+            );
+            return Err(vec![Fault { line: None, what }]);
+        }
+        self.decider.set_policy(policy);
+        Ok((self.digest.lock().replace(digest), digest))
+    }
+
+    fn has_changed(&self) -> bool {
+        self.seen.lock().iter().any(|(path, before)| stamp(path) != *before)
+    }
+
+    /// Reads it again, and says what came of it. Blocks on the disk. What there is to write to the audit log if it
+    /// was changed, or a file that it names.
+    pub fn reload(&self) -> Option<Change> {
+        let had_changed = self.has_changed();
+        match self.read_again() {
+            Ok((before, after)) => {
+                tracing::info!("the policy (access.file) was read again");
+                let mut change = Change::event("policy-reloaded");
+                if let Some(before) = before {
+                    change.before.insert("digest".into(), before.to_string().into());
+                }
+                change.after.insert("digest".into(), after.to_string().into());
+                (had_changed || before != Some(after)).then_some(change)
+            }
+            Err(faults) => {
+                tracing::error!(
+                    "the policy (access.file) is invalid; keeping the old one:{}",
+                    listed(&self.path, &faults)
+                );
+                None
+            }
+        }
+    }
+
+    /// Reads it again whenever it has changed.
+    pub async fn follow(self: Arc<Self>, audit: Audit, mut stopping: watch::Receiver<bool>) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(limits::POLICY_LOOK) => {}
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+            }
+            let this = self.clone();
+            // The file may be on a disk that hangs.
+            let looked = crate::task::blocking(move || match this.has_changed() {
+                true => this.reload(),
+                false => None,
+            });
+            if let Ok(Some(change)) = looked.await {
+                audit.note(change).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use slotd_access::Listener;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    const CHAT: &str = "[[rule]]\nwho = [\"anyone\"]\nallow = [\"send\"]\non = [\"chat\"]\n";
+
+    /// With a policy that is half written, everybody would be kept out, or let in; and what is open has to hear of a
+    /// change.
+    #[test]
+    fn a_policy_that_is_wrong_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.toml");
+        std::fs::write(&path, CHAT).unwrap();
+        let told = Arc::new(AtomicUsize::new(0));
+        let count = told.clone();
+        let access = crate::access::of_test(None, None);
+        let decider = Decider::new(access.clone(), move || {
+            count.fetch_add(1, Relaxed);
+        });
+        let file = PolicyFile::open(path.clone(), decider.clone()).unwrap();
+        assert!(!access.is_open(Listener::Api) && !file.has_changed());
+        let epoch = access.epoch();
+        std::fs::write(&path, "[[rule]]\nwho = \"x\"\nwhat").unwrap();
+        assert!(file.has_changed());
+        assert!(file.reload().is_none(), "nothing was changed");
+        assert!(!file.has_changed(), "it would be read again and again");
+        assert_eq!((access.epoch(), told.load(Relaxed)), (epoch, 1));
+        // As it is for a moment while it is written.
+        std::fs::write(&path, "").unwrap();
+        assert!(file.reload().is_none() && !access.is_open(Listener::Api));
+        let other = format!("{CHAT}# more\n");
+        std::fs::write(&path, &other).unwrap();
+        let change = file.reload().unwrap();
+        assert_eq!(change.after["digest"], Digest::of(other.as_bytes()).to_string());
+        assert!(file.reload().is_none(), "it is the same");
+        assert!(!access.is_open(Listener::Api) && access.epoch() > epoch);
+        assert_eq!(told.load(Relaxed), 3);
+        let wrong = dir.path().join("none.toml");
+        let error = PolicyFile::open(wrong, decider).err().unwrap();
+        assert!(error.contains("does not exist"), "{error}");
+    }
+}
