@@ -1,10 +1,11 @@
 // One agent's session, shown from its events alone: what is on the page follows from the events so far, so a reload, which reads
-// them from the beginning, shows the same. An event has an id, its position: a connection that breaks goes on behind the last one.
+// them from the beginning, shows the same. That each comes once, and in order, is the client library's part.
+
+import { connect } from "./slotd.js";
 
 const parameters = new URLSearchParams(location.search);
 const service = parameters.get("service") ?? "agent";
 const session = parameters.get("session") ?? "agent-1";
-const path = `/v1/services/${encodeURIComponent(service)}/sessions/${encodeURIComponent(session)}`;
 
 const log = document.getElementById("log");
 const status = document.getElementById("status");
@@ -91,60 +92,26 @@ const kinds = {
 
 /** The request whose answer comes. */
 let current = null;
-/** The position of the last event. */
-let position = "0";
-let retry;
 
-function begin() {
-  const source = new EventSource(`${path}/events?after=${encodeURIComponent(position)}`);
-  const on = (name, handle) =>
-    source.addEventListener(name, (event) => {
-      // What is shown is behind `position`: the two change together, so nothing is shown twice.
-      if (event.lastEventId) position = event.lastEventId;
-      handle(event);
-    });
-  for (const [kind, handle] of Object.entries(kinds)) {
-    on(kind, (event) => handle(JSON.parse(event.data).body));
-  }
-  on("slotd.deleted", () => {
-    log.replaceChildren();
-    answers.clear();
-    status.textContent = "a new session";
-  });
-  source.onopen = () => {
-    if (status.textContent.startsWith("connect")) status.textContent = "connected";
-  };
-  source.onerror = () => {
-    // The browser connects again by itself where the connection broke, and not where it was refused.
-    if (source.readyState === EventSource.CLOSED) {
-      status.textContent = "connecting again";
-      clearTimeout(retry);
-      retry = setTimeout(begin, 1000);
-    }
-  };
-}
+// Proxies pass on event streams as they are; sockets they have to be told of.
+const slotd = connect(location.origin, { transport: "sse", deadline: Infinity });
+const conversation = slotd.session(service, session, { after: "0" });
 
-/** Sends a message until it is acknowledged, or refused for good: always with the same key, so that it is handled once. */
-async function send(message) {
-  const key = crypto.randomUUID?.() ?? String(Math.random()).slice(2);
-  const request = {
-    method: "POST",
-    headers: { "content-type": "application/json", "idempotency-key": key },
-    body: JSON.stringify(message),
-  };
-  for (;;) {
-    const answer = await fetch(`${path}/messages`, request).catch(() => null);
-    if (answer?.ok) return;
-    if (answer) {
-      // What is not slotd's own answer is a proxy's, whose node may be back soon.
-      const problem = await answer.json().catch(() => ({ retriable: answer.status >= 500 }));
-      if (!problem.retriable) {
-        show("note", problem.detail ?? `refused: ${answer.status}`);
-        return;
-      }
-    }
-    await new Promise((wake) => setTimeout(wake, 500));
-  }
+conversation.onStatus((state, reason) => {
+  if (state === "open" && status.textContent.startsWith("connect")) status.textContent = "connected";
+  if (state === "retrying") status.textContent = "connecting again";
+  if (state === "closed") status.textContent = reason?.message ?? state;
+});
+conversation.onDeleted(() => {
+  log.replaceChildren();
+  answers.clear();
+  status.textContent = "a new session";
+});
+conversation.on("*", ({ kind, body }) => kinds[kind]?.(body));
+
+/** It is sent until it is acknowledged, or refused for good. */
+function send(message) {
+  conversation.send(message).catch((error) => show("note", error.message));
 }
 
 document.getElementById("form").addEventListener("submit", (event) => {
@@ -156,5 +123,3 @@ document.getElementById("form").addEventListener("submit", (event) => {
   send({ do: "ask", content });
 });
 document.getElementById("cancel").addEventListener("click", () => send({ do: "cancel" }));
-
-begin();

@@ -1,6 +1,7 @@
-//! The project's development commands: `cargo xtask setup|test|demo|bench|soak|lint`.
+//! The project's development commands: `cargo xtask setup|test|demo|bench|soak|clients|lint`.
 
 mod circles;
+mod clients;
 mod languages;
 mod nats;
 mod old;
@@ -101,6 +102,8 @@ enum Task {
         #[arg(last = true)]
         rest: Vec<OsString>,
     },
+    /// Builds the client libraries into the target directory, and runs their own tests
+    Clients,
     /// Checks the format, lints, and that slotd's modules have no cyclic dependencies
     Lint,
 }
@@ -179,6 +182,10 @@ fn main() -> anyhow::Result<()> {
             rest.extend(cluster.then(|| "--cluster".into()));
             work.program("soak", profile, Plugins::Rust, cluster, &rest)
         }
+        Task::Clients => {
+            let out = work.target().join("clients");
+            clients::typescript_tests(&work.root, &out, &work.clients(&out)?)
+        }
         Task::Lint => work.lint(),
     }
 }
@@ -219,6 +226,12 @@ impl Workshop {
         let plugins = self.plugins(Profile::Dev)?;
         let languages = self.languages_plugins(Profile::Dev, &plugins)?;
         let path = languages.paths.variable()?;
+        let clients = self.target().join("clients");
+        let has_node = languages.found.iter().any(|language| language.name == "ts");
+        if has_node {
+            self.say("building the client library for TypeScript");
+            clients::typescript(&self.root, &self.tools(), &clients, &path)?;
+        }
         self.say("testing the workspace");
         let without: Vec<_> = languages.without.iter().map(|(name, _)| *name).collect();
         let skipped = self.target().join("skipped-tests");
@@ -229,6 +242,7 @@ impl Workshop {
             .args(rest)
             .env("PATH", &path)
             .env("SLOTD_TEST_PLUGINS", &plugins)
+            .env("SLOTD_TEST_CLIENTS", &clients)
             .env("SLOTD_TEST_BIN", self.slotd(Profile::Dev))
             .env("SLOTD_TEST_WITHOUT", without.join(","))
             .env("SLOTD_TEST_SKIPPED", &skipped)
@@ -253,6 +267,10 @@ impl Workshop {
                 // Fetched tools, and Python's compiled files, stay out of the clone.
                 test.env("SLOTD_TOOLS_DIR", self.tools()).env("PYTHONDONTWRITEBYTECODE", "1");
                 run(test.env("PATH", &path).env("PYTHONPATH", "guest-sdk/python"))?;
+            }
+            if has_node {
+                self.say("testing the client library for TypeScript");
+                clients::typescript_tests(&self.root, &clients, &path)?;
             }
             for plugin in languages.plugins() {
                 self.say(&format!("testing the plugin {plugin}"));
@@ -292,6 +310,12 @@ impl Workshop {
             Plugins::Rust => std::env::var_os("PATH").unwrap_or_default(),
             Plugins::All => self.languages_plugins(profile, &plugins)?.paths.variable()?,
         };
+        let clients = self.target().join("clients");
+        if name == "demo-agent"
+            && let Err(why) = self.clients(&clients)
+        {
+            println!("  the page can't be shown without the client library: {why:#}");
+        }
         self.say(&format!("starting the {name}"));
         let mut program = Command::new(self.built(profile, name));
         // Replaces this process, so that Ctrl-C ends only the program.
@@ -301,9 +325,21 @@ impl Workshop {
             .env("SLOTD_TEST_BIN", self.slotd(profile))
             .env("SLOTD_TEST_TOOLS", self.tools())
             .env("SLOTD_TEST_PLUGINS", plugins)
+            .env("SLOTD_TEST_CLIENTS", clients)
             .envs(nats.map(|nats| ("SLOTD_NATS_SERVER", nats)))
             .exec();
         Err(error).with_context(|| format!("starting {program:?}"))
+    }
+
+    /// Builds the client library for TypeScript; returns the `PATH` with what it needs.
+    fn clients(&self, out: &Path) -> anyhow::Result<OsString> {
+        self.say("building the client library for TypeScript");
+        let mut paths = Paths::default();
+        let typescript = LANGUAGES.iter().find(|language| language.name == "ts");
+        typescript.context("no TypeScript")?.ensure(&self.tools(), &mut paths)?;
+        let path = paths.variable()?;
+        clients::typescript(&self.root, &self.tools(), out, &path)?;
+        Ok(path)
     }
 
     /// Ensures the tools of every plugin language. A language whose tools are not available on this
@@ -375,7 +411,7 @@ impl Workshop {
             run(self.cargo().args(clippy).current_dir(&dir))?;
         }
         seams::check(&self.root.join("host/core"))?;
-        ["host/core/src", "host/src", "host/outbound/src", "host/toolchains/src"]
+        ["host/core/src", "host/src", "host/access/src", "host/outbound/src", "host/toolchains/src"]
             .into_iter()
             .try_for_each(|src| circles::check(&self.root.join(src)))
     }

@@ -10,10 +10,11 @@ const BEHIND: [(&str, &str); 3] =
     [("fjall", "database"), ("lsm_tree", "database"), ("sfa", "database")];
 
 /// What the server is made of: HTTP, gRPC, the command line, membership, discovery.
-const ABOVE: [&str; 17] = [
+const ABOVE: [&str; 18] = [
     "axum",
     "clap",
     "foca",
+    "h2",
     "hickory-resolver",
     "http",
     "http-body",
