@@ -80,6 +80,8 @@ pub struct Entry {
     pub part: Option<HttpPart>,
     /// What subscribers did, if it comes from that.
     pub presence: Option<Presence>,
+    /// Who its client was shown to be, if it was.
+    pub client: Option<Value>,
 }
 
 /// What came of a request over HTTP.

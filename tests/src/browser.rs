@@ -120,6 +120,18 @@ impl Browser {
         self.call("Page.reload", json!({})).await.map(drop)
     }
 
+    /// Takes the page's network away, or gives it back.
+    ///
+    /// # Errors
+    /// When the browser does not answer.
+    pub async fn set_offline(&mut self, is_offline: bool) -> anyhow::Result<()> {
+        self.call("Network.enable", json!({})).await?;
+        let conditions = json!({
+            "offline": is_offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1,
+        });
+        self.call("Network.emulateNetworkConditions", conditions).await.map(drop)
+    }
+
     async fn call(&mut self, method: &str, params: Value) -> anyhow::Result<Value> {
         let answer = tokio::time::timeout(ANSWER_WITHIN, self.ask(method, params)).await;
         answer.with_context(|| format!("{method}: no answer"))?

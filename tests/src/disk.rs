@@ -2,7 +2,7 @@
 
 use crate::notice::not_tested;
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 use tempfile::TempDir;
@@ -39,4 +39,29 @@ impl Drop for SmallDisk {
         // Lazily: a node that was just killed may still use it for a moment.
         let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
     }
+}
+
+/// The files below a folder that have a text in them.
+///
+/// # Errors
+/// They can't be read.
+pub fn files_with(folder: &Path, text: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(files_with(&path, text)?);
+            continue;
+        }
+        match std::fs::read(&path) {
+            Ok(bytes) if memchr::memmem::find(&bytes, text.as_bytes()).is_some() => {
+                found.push(path);
+            }
+            Ok(_) => {}
+            // It is gone since it was listed: a server is at work there.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(found)
 }

@@ -16,7 +16,11 @@ use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
 };
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpSocket, TcpStream},
+};
+use tokio_rustls::TlsConnector;
 
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -27,6 +31,8 @@ pub struct Client {
     token: Option<Arc<str>>,
     /// Per connection, in the kernel.
     receive_buffer_bytes: Option<u32>,
+    /// Over TLS, to [`crate::tls::HOST`].
+    tls: Option<TlsConnector>,
     idle: Arc<Mutex<Vec<SendRequest<Body>>>>,
 }
 
@@ -51,7 +57,7 @@ pub struct Problem {
 
 impl Client {
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, token: None, receive_buffer_bytes: None, idle: Arc::default() }
+        Self { address, token: None, receive_buffer_bytes: None, tls: None, idle: Arc::default() }
     }
 
     /// Sends `Authorization: Bearer <token>` with every request.
@@ -66,6 +72,12 @@ impl Client {
     pub fn with_receive_buffer(mut self, bytes: u32) -> Self {
         self.receive_buffer_bytes = Some(bytes);
         self
+    }
+
+    /// Over TLS, with connections of its own.
+    #[must_use]
+    pub fn with_tls(self, tls: &TlsConnector) -> Self {
+        Self { tls: Some(tls.clone()), idle: Arc::default(), ..self }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -195,12 +207,20 @@ impl Client {
 
     async fn connect(&self) -> anyhow::Result<SendRequest<Body>> {
         let stream = self.open().await?;
-        let (sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        // Ends with the connection; errors show in the request.
-        tokio::spawn(connection);
-        Ok(sender)
+        match &self.tls {
+            None => carry(stream).await,
+            Some(tls) => carry(tls.connect(crate::tls::host()?, stream).await?).await,
+        }
     }
+}
+
+async fn carry(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> anyhow::Result<SendRequest<Body>> {
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    // Ends with the connection; errors show in the request.
+    tokio::spawn(connection);
+    Ok(sender)
 }
 
 impl Answer {

@@ -1,6 +1,7 @@
-//! Serves a folder of a page, and passes what the page asks of `/v1/` on to the nodes: both of one origin, as browsers want it, and
+//! Serves a folder of a page and the client library, and passes what the page asks of `/v1/` on to the nodes: both of one origin, as browsers want it, and
 //! as a proxy in front of slotd would do it.
 
+use crate::clients;
 use anyhow::Context;
 use axum::{
     Router,
@@ -27,6 +28,8 @@ use tokio::{
     task::JoinHandle,
 };
 
+/// The client library for TypeScript, in one file.
+const CLIENT: &str = "slotd.js";
 const BODY_BYTES_MAX: usize = 1024 * 1024;
 /// Of one connection only, and not for the nodes: a proxy sets its own.
 const NOT_PASSED_ON: [header::HeaderName; 4] =
@@ -100,7 +103,12 @@ impl Page {
         let Some(kind) = kind.filter(|_| is_plain) else {
             return StatusCode::NOT_FOUND.into_response();
         };
-        match tokio::fs::read(self.folder.join(name)).await {
+        // Built, so in no example's folder.
+        let file = match name {
+            CLIENT => clients::folder().join("ts").join(name),
+            _ => self.folder.join(name),
+        };
+        match tokio::fs::read(file).await {
             Ok(bytes) => ([(header::CONTENT_TYPE, kind)], bytes).into_response(),
             Err(_) => StatusCode::NOT_FOUND.into_response(),
         }

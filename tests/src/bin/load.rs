@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use slotd_tests::load::{Extent, Plan, Protocol, run};
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Sends messages to a slotd (or the benchmark's ceiling, or a Redis) and prints the results.
 #[derive(Parser)]
@@ -16,7 +16,7 @@ struct Args {
     protocol: Protocol,
     #[arg(long, default_value_t = 64)]
     connections: usize,
-    /// Messages in flight on each connection; over HTTP it is one.
+    /// Messages in flight on each connection; over HTTP/1.1 it is one.
     #[arg(long, default_value_t = 1)]
     in_flight: usize,
     #[arg(long, default_value_t = 10_000)]
@@ -31,6 +31,9 @@ struct Args {
     /// Seconds that are measured.
     #[arg(long, default_value_t = 5.0)]
     measure: f64,
+    /// Over TLS, to a server with a certificate of this authority.
+    #[arg(long)]
+    ca: Option<PathBuf>,
     /// Send one message to each session instead, then stop.
     #[arg(long)]
     each_once: bool,
@@ -56,6 +59,7 @@ fn main() -> anyhow::Result<()> {
         body: vec![b'x'; args.body_bytes],
         seed: args.seed,
         extent,
+        ca: args.ca,
     })?;
     println!("{}", serde_json::to_string(&outcome)?);
     Ok(())

@@ -111,6 +111,11 @@ impl Engine {
         self.servers.iter().filter_map(|server| server.lock().as_ref().map(Child::id)).collect()
     }
 
+    /// The servers' folders, with all that they keep.
+    pub fn folders(&self) -> Vec<PathBuf> {
+        self.servers.iter().map(|server| server.dir.clone()).collect()
+    }
+
     /// Of each server, for `nats.servers`.
     pub fn urls(&self) -> Vec<String> {
         self.servers.iter().map(|server| format!("nats://{}", server.client)).collect()

@@ -1,12 +1,14 @@
 //! HTTP/1.1 requests over keep-alive connections, one in flight on each.
 
 use super::{Extent, Plan, Random, Tally, Window, session};
+use crate::tls;
 use anyhow::{Context, bail, ensure};
-use std::{cell::Cell, io::Write as _, net::SocketAddr, rc::Rc, time::Instant};
+use std::{cell::Cell, io::Write as _, net::SocketAddr, path::Path, rc::Rc, time::Instant};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use tokio_rustls::client::TlsStream;
 
 /// One connection: sends, waits, sends again.
 pub(super) async fn connection(
@@ -15,7 +17,7 @@ pub(super) async fn connection(
     started: Instant,
     next: Rc<Cell<u64>>,
 ) -> anyhow::Result<Tally> {
-    let mut wire = Wire::connect(plan.address).await?;
+    let mut wire = Wire::connect(plan.address, plan.ca.as_deref()).await?;
     let mut random = Random::new(plan.seed ^ (index << 32));
     let mut tally = Tally::default();
     let window = Window::of(plan.extent, started);
@@ -47,22 +49,52 @@ pub(super) async fn connection(
 
 /// A connection with its buffers.
 struct Wire {
-    stream: TcpStream,
+    stream: Stream,
     request: Vec<u8>,
     response: Vec<u8>,
     filled: usize,
     body: (usize, usize),
 }
 
+enum Stream {
+    Clear(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    async fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::Clear(stream) => stream.write_all(bytes).await,
+            Self::Tls(stream) => {
+                stream.write_all(bytes).await?;
+                stream.flush().await
+            }
+        }
+    }
+    async fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Clear(stream) => stream.read(bytes).await,
+            Self::Tls(stream) => stream.read(bytes).await,
+        }
+    }
+}
+
 /// More than any answer in the benchmark has.
 const RESPONSE_BYTES_MAX: usize = 16 * 1024;
 
 impl Wire {
-    async fn connect(address: SocketAddr) -> anyhow::Result<Self> {
+    async fn connect(address: SocketAddr, ca: Option<&Path>) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address)
             .await
             .with_context(|| format!("connecting to {address}"))?;
         stream.set_nodelay(true)?;
+        let stream = match ca {
+            None => Stream::Clear(stream),
+            Some(ca) => {
+                let connected = tls::connector(ca)?.connect(tls::host()?, stream).await?;
+                Stream::Tls(Box::new(connected))
+            }
+        };
         let response = vec![0; RESPONSE_BYTES_MAX];
         Ok(Self { stream, request: Vec::with_capacity(512), response, filled: 0, body: (0, 0) })
     }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     cell::Cell,
     net::SocketAddr,
+    path::PathBuf,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -25,7 +26,7 @@ pub struct Plan {
     pub service: String,
     pub protocol: Protocol,
     pub connections: usize,
-    /// Messages in flight on each connection; over HTTP it is one.
+    /// Messages in flight on each connection; over HTTP/1.1 it is one.
     pub in_flight: usize,
     /// Number of sessions, by their [`session`] names. A WebSocket keeps to one: the nth to the
     /// nth.
@@ -33,6 +34,8 @@ pub struct Plan {
     pub body: Vec<u8>,
     pub seed: u64,
     pub extent: Extent,
+    /// Over TLS, to a server with a certificate of this authority; with [`Protocol::Http`] only.
+    pub ca: Option<PathBuf>,
 }
 
 /// How messages are sent.
@@ -40,6 +43,8 @@ pub struct Plan {
 pub enum Protocol {
     /// One POST per message.
     Http,
+    /// The same by HTTP/2, as many streams at a time as messages are in flight.
+    Http2,
     /// Frames of a session's WebSocket.
     Socket,
     /// One XADD per message, to the stream of the session's name.

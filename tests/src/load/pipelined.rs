@@ -1,9 +1,11 @@
-//! Connections with several messages in flight on each: WebSockets, and connections to Redis.
+//! Connections with several messages in flight on each: WebSockets, those by HTTP/2, and connections to
+//! Redis.
 
 use super::{Plan, Protocol, Random, Tally, Window, session};
 use crate::{
     api::session_path,
     http::Client,
+    http2,
     raw_socket::{self, CLOSE, PING, PONG, RawSocket, TEXT},
     resp,
 };
@@ -69,6 +71,30 @@ enum Line {
     Socket { stamp: String, body: String },
     /// Answers come in the order of the commands: `next` is the number of the next one.
     Redis { random: Random, sessions: u64, body: Vec<u8>, next: u64 },
+    /// `reply` goes out with the next message. Of streams whose answer was not 200, what it was.
+    Http2 {
+        random: Random,
+        sessions: u64,
+        service: String,
+        body: Vec<u8>,
+        reply: Vec<u8>,
+        refused: HashMap<u32, String>,
+    },
+}
+
+/// No answer may wait for this end.
+const WINDOW_BYTES: u32 = (1 << 31) - 1;
+const INITIAL_WINDOW_BYTES: u32 = 65_535;
+const SETTINGS_INITIAL_WINDOW_SIZE: u8 = 4;
+
+fn http2_opening() -> Vec<u8> {
+    let mut out = http2::PREFACE.to_vec();
+    let [a, b, c, d] = WINDOW_BYTES.to_be_bytes();
+    let settings = [0, SETTINGS_INITIAL_WINDOW_SIZE, a, b, c, d];
+    http2::frame(&mut out, http2::SETTINGS, 0, 0, &settings);
+    let more = (WINDOW_BYTES - INITIAL_WINDOW_BYTES).to_be_bytes();
+    http2::frame(&mut out, http2::WINDOW_UPDATE, 0, 0, &more);
+    out
 }
 
 /// Opens a connection. Also returns what was already read of it.
@@ -91,7 +117,15 @@ async fn open(plan: &Plan, index: u64) -> anyhow::Result<(TcpStream, BytesMut, L
             let line = Line::Redis { random, sessions: plan.sessions, body, next: 0 };
             Ok((stream, BytesMut::new(), line))
         }
-        Protocol::Http => bail!("over HTTP there is one request under way"),
+        Protocol::Http2 => {
+            let stream = Client::new(plan.address).open().await?;
+            let random = Random::new(plan.seed ^ (index << 32));
+            let (sessions, service) = (plan.sessions, plan.service.clone());
+            let (body, reply, refused) = (plan.body.clone(), http2_opening(), HashMap::new());
+            let line = Line::Http2 { random, sessions, service, body, reply, refused };
+            Ok((stream, BytesMut::new(), line))
+        }
+        Protocol::Http => bail!("over HTTP/1.1 there is one request under way"),
     }
 }
 
@@ -120,6 +154,20 @@ impl Line {
             Self::Redis { random, sessions, body, .. } => {
                 let key = session(random.below(*sessions));
                 resp::command(out, &[b"XADD", key.as_bytes(), b"*", b"body", body]);
+            }
+            Self::Http2 { random, sessions, service, body, reply, .. } => {
+                out.append(reply);
+                let session = session(random.below(*sessions));
+                let path = format!("/v1/services/{service}/sessions/{session}/messages");
+                let mut block = Vec::with_capacity(160);
+                // POST, and http, of the static table.
+                block.extend_from_slice(&[0x83, 0x86]);
+                http2::field(&mut block, ":path", &path)?;
+                http2::field(&mut block, ":authority", "slotd")?;
+                http2::field(&mut block, "content-type", "text/plain")?;
+                let stream = stream_of(number)?;
+                http2::frame(out, http2::HEADERS, http2::END_HEADERS, stream, &block);
+                http2::frame(out, http2::DATA, http2::END_STREAM, stream, body);
             }
         }
         Ok(())
@@ -153,8 +201,39 @@ impl Line {
                 *next += 1;
                 Ok(Some((length, Some(answer))))
             }
+            Self::Http2 { reply, refused, .. } => {
+                let Some((length, frame)) = http2::first(read) else { return Ok(None) };
+                match frame.kind {
+                    http2::SETTINGS | http2::PING if frame.flags & http2::ACK == 0 => {
+                        let payload = if frame.kind == http2::PING { frame.payload } else { &[] };
+                        http2::frame(reply, frame.kind, http2::ACK, 0, payload);
+                    }
+                    http2::HEADERS if frame.payload.first() != Some(&http2::STATUS_200) => {
+                        refused.insert(frame.stream, format!("{:x?}", frame.payload));
+                    }
+                    http2::RST_STREAM | http2::GOAWAY => {
+                        bail!("the server ended it with reason {}", http2::reason(&frame)?);
+                    }
+                    _ => {}
+                }
+                let ends = matches!(frame.kind, http2::HEADERS | http2::DATA)
+                    && frame.flags & http2::END_STREAM != 0;
+                let answer = ends.then(|| Answer {
+                    number: u64::from(frame.stream / 2),
+                    refused: refused.remove(&frame.stream),
+                });
+                Ok(Some((length, answer)))
+            }
         }
     }
+}
+
+/// A client's streams have odd numbers.
+fn stream_of(number: u64) -> anyhow::Result<u32> {
+    u32::try_from(2 * number + 1)
+        .ok()
+        .filter(|stream| *stream < 1 << 31)
+        .context("a connection has no more streams")
 }
 
 fn of_frame(payload: &[u8]) -> anyhow::Result<Answer> {
@@ -182,6 +261,32 @@ mod tests {
         let error = of_frame(br#"{"type":"error","id":"5e1f-3-9","code":"mailbox-full"}"#).unwrap();
         assert!(error.number == 9 && error.refused.is_some());
         of_frame(br#"{"type":"error","id":null}"#).unwrap_err();
+    }
+
+    /// An answer that is half there, or of another stream, counted for a message would too.
+    #[test]
+    fn an_answer_by_http2_is_that_of_its_stream_once_it_has_ended() {
+        let mut line = Line::Http2 {
+            random: Random::new(1),
+            sessions: 1,
+            service: String::new(),
+            body: Vec::new(),
+            reply: Vec::new(),
+            refused: HashMap::new(),
+        };
+        let mut read = Vec::new();
+        http2::frame(&mut read, http2::HEADERS, http2::END_HEADERS, 7, &[http2::STATUS_200]);
+        http2::frame(&mut read, http2::HEADERS, http2::END_HEADERS | 1, 5, &[0x48, 1, 2]);
+        http2::frame(&mut read, http2::DATA, http2::END_STREAM, 7, b"{}");
+        let (mut at, mut answers) = (0, Vec::new());
+        while let Some((length, answer)) = line.answer(&read[at..]).unwrap() {
+            at += length;
+            answers.extend(answer);
+        }
+        assert_eq!(at, read.len());
+        assert_eq!((answers[0].number, answers[1].number), (2, 3));
+        assert!(answers[0].refused.is_some() && answers[1].refused.is_none());
+        assert_eq!(line.answer(&read[..8]).unwrap(), None);
     }
 
     #[test]

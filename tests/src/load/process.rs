@@ -23,6 +23,7 @@ impl Plan {
             body: vec![b'x'; 32],
             seed: 1,
             extent: Extent::Timed { warm_up: Duration::from_secs(1), measure },
+            ca: None,
         }
     }
 
@@ -42,6 +43,7 @@ impl Plan {
         };
         let protocol = match self.protocol {
             Protocol::Http => "http",
+            Protocol::Http2 => "http2",
             Protocol::Socket => "socket",
             Protocol::Redis => "redis",
         };
@@ -53,6 +55,9 @@ impl Plan {
         arg("--sessions", self.sessions.to_string());
         arg("--body-bytes", self.body.len().to_string());
         arg("--seed", self.seed.to_string());
+        if let Some(ca) = &self.ca {
+            arg("--ca", ca.to_string_lossy().into_owned());
+        }
         match self.extent {
             Extent::Timed { warm_up, measure } => {
                 arg("--warm-up", warm_up.as_secs_f64().to_string());

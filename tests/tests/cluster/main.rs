@@ -3,6 +3,8 @@
 //! They need what the system tests need, and a nats-server. Those that cut links make a network of
 //! their own and need to be root for that; where they may not, they say so and pass.
 
+mod access;
+mod audit;
 mod chaos;
 mod components;
 mod demo;
@@ -16,6 +18,7 @@ mod lost;
 mod network;
 mod quorum;
 mod refused;
+mod sealed;
 mod sends;
 mod stopped;
 mod tapped;

@@ -70,11 +70,14 @@ async fn run(api: &Api, service: &str, step: &Step) -> anyhow::Result<Observed> 
         false => None,
     };
     let answer = match step.call.clone() {
-        Call::Message { sender, id, content_type, body } => {
+        Call::Message { client: Some(_), .. } | Call::Query { client: Some(_), .. } => {
+            bail!("a node says itself who its clients are")
+        }
+        Call::Message { sender, id, content_type, body, .. } => {
             let message = Message { body, content_type: Some(content_type), key: id, sender };
             api.post(service, session, message).await?
         }
-        Call::Query { content_type, body } => {
+        Call::Query { content_type, body, .. } => {
             let path = session_path(service, session) + "/query";
             let headers = [("content-type", content_type.as_str())];
             api.client.request(Method::POST, &path, &headers, body).await?

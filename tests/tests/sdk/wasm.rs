@@ -53,6 +53,7 @@ fn components_import_what_they_use_and_nothing_else() -> anyhow::Result<()> {
         let has = |name: &str| component.windows(name.len()).any(|at| at == name.as_bytes());
         ensure!(has("slotd:slot/state@"), "{plugin} has no names to look for");
         ensure!(!has("slotd:slot/http@"), "{plugin} asks over HTTP");
+        ensure!(!has("slotd:slot/client@"), "{plugin} asks who its client is");
         ensure!(!has("watch-subscribers"), "{plugin} watches subscribers");
     }
     Ok(())

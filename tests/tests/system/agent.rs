@@ -8,6 +8,7 @@ use slotd_tests::{
     agents::{Reader, Seen},
     api::{Message, Reply},
     browser::{Browser, chromium_or_skip},
+    clients::typescript_or_skip,
     model_server::{ModelOptions, ModelServer, plan},
     node::{Node, NodeOptions, eventually, scenario},
     page::{self, PageServer},
@@ -175,6 +176,9 @@ const STEPS: u32 = 8;
 fn the_page_of_the_example_shows_tokens_one_after_the_other_and_each_once_after_a_reload() {
     let Some(program) = chromium_or_skip("the page in examples/agent") else { return };
     scenario(async {
+        if typescript_or_skip("slotd.js", "the page in examples/agent")?.is_none() {
+            return Ok(());
+        }
         // So slow that the page is looked at often enough while an answer comes, also beside other tests.
         let parts = parts(250).await?;
         parts.configure("ann").await?;

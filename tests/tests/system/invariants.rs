@@ -7,11 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const SECTIONS: usize = 13;
+const SECTIONS: usize = 14;
 /// Where sources are, from the root of the repository.
-const FOLDERS: [&str; 8] = [
+const FOLDERS: [&str; 9] = [
     "host/core/src",
     "host/src",
+    "host/access/src",
     "host/outbound/src",
     "tests/src",
     "tests/tests",

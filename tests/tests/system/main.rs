@@ -4,11 +4,14 @@
 //! They need the built plugins: `cargo xtask test` builds them and runs these. To run one by hand
 //! afterwards: `cargo test -p slotd-tests --test system kill`.
 
+mod access;
 mod admin;
 mod agent;
+mod audit;
 mod bad_input;
 mod boot;
 mod cli;
+mod clients;
 mod cluster_dev;
 mod common;
 mod costly;
@@ -18,10 +21,12 @@ mod docs;
 mod examples;
 mod hostile;
 mod http;
+mod http2;
 mod http_operating;
 mod idle;
 mod interface;
 mod invariants;
+mod issuer;
 mod kill;
 mod listeners;
 mod memory;
@@ -33,10 +38,12 @@ mod overload;
 mod positions;
 mod reservation;
 mod restart;
+mod sealed;
 mod sends;
 mod sends_operating;
 mod services;
 mod signals;
+mod signing;
 mod single;
 mod soak;
 mod sockets;
@@ -46,5 +53,6 @@ mod stuck;
 mod swap;
 mod telemetry;
 mod timers;
+mod tls;
 mod unread;
 mod upgrade;

@@ -5,17 +5,20 @@ mod ceiling;
 mod connections;
 mod ephemeral;
 mod fan_out;
+mod http2;
 mod languages;
 mod memory;
 mod peers;
 mod report;
 mod requests;
+mod sealed;
 mod sends;
 mod sockets;
 mod starve;
 mod swap;
 mod throughput;
 mod timers;
+mod tls;
 
 use anyhow::{Context, ensure};
 use clap::Parser;
@@ -84,6 +87,7 @@ struct Args {
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
     Throughput,
+    Http2,
     Swap,
     Starve,
     Memory,
@@ -96,12 +100,15 @@ enum Part {
     Connections,
     Languages,
     Peers,
+    Tls,
+    Sealed,
 }
 
 #[derive(Default, Serialize)]
 struct Report {
     cores: usize,
     throughput: Option<throughput::Throughput>,
+    http2: Option<http2::Http2>,
     swap: Option<swap::Swaps>,
     starve: Option<starve::Starve>,
     memory: Option<memory::Memory>,
@@ -114,6 +121,8 @@ struct Report {
     connections: Option<Vec<connections::Idle>>,
     languages: Option<languages::Languages>,
     peers: Option<peers::Peers>,
+    tls: Option<tls::Tls>,
+    sealed: Option<sealed::Sealed>,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -167,6 +176,9 @@ async fn measure(args: &Args, dir: &Path, report: &mut Report) -> anyhow::Result
             report.swap = Some(swap::swaps(args, &node).await?);
         }
     }
+    if has(Part::Http2) {
+        report.http2 = Some(http2::http2(args, dir).await?);
+    }
     if has(Part::Starve) {
         report.starve = Some(starve::starve(args, dir).await?);
     }
@@ -200,6 +212,12 @@ async fn measure(args: &Args, dir: &Path, report: &mut Report) -> anyhow::Result
     if has(Part::Peers) {
         report.peers = peers::peers(args, dir).await?;
     }
+    if has(Part::Tls) {
+        report.tls = Some(tls::tls(args, dir).await?);
+    }
+    if has(Part::Sealed) {
+        report.sealed = Some(sealed::sealed(args, dir).await?);
+    }
     Ok(())
 }
 
@@ -210,8 +228,17 @@ async fn start(data_dir: PathBuf) -> anyhow::Result<Node> {
 
 /// A node with that plugin as the service.
 async fn start_with(data_dir: PathBuf, plugin: &str) -> anyhow::Result<Node> {
+    start_in(data_dir, plugin, Vec::new()).await
+}
+
+/// As [`start_with`], with further variables.
+async fn start_in(
+    data_dir: PathBuf,
+    plugin: &str,
+    env: Vec<(String, String)>,
+) -> anyhow::Result<Node> {
     let component = plugins::load(plugin)?;
-    let options = NodeOptions { data_dir: Some(data_dir), ..NodeOptions::default() };
+    let options = NodeOptions { data_dir: Some(data_dir), env, ..NodeOptions::default() };
     let node = Node::start_with(options).await?;
     node.admin().deploy(SERVICE, component).await?;
     Ok(node)

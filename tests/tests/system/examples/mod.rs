@@ -1,6 +1,7 @@
 //! What lies in `examples/` can't be run everywhere; here it is read and held against slotd itself:
 //! ports, paths, variables, probes, times, metrics.
 
+mod browser;
 mod compose;
 mod container;
 mod dashboard;
