@@ -5,8 +5,9 @@ use std::{
     fmt,
     fs::{File, FileType},
     io::{self, Read as _},
-    os::unix::fs::FileTypeExt as _,
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::Path,
+    time::SystemTime,
 };
 
 /// Why a file was not read; behind the file's name it makes a sentence.
@@ -53,6 +54,15 @@ fn no_file(of: FileType) -> Option<&'static str> {
     } else {
         Some("a socket")
     }
+}
+
+/// What tells a file that was changed, or replaced; `None`: it is not there.
+pub type Stamp = Option<(SystemTime, u64, u64)>;
+
+/// As the file is now. Blocks on the disk.
+pub fn stamp(path: &Path) -> Stamp {
+    let found = std::fs::metadata(path).ok()?;
+    Some((found.modified().ok()?, found.len(), found.ino()))
 }
 
 /// A whole file, of at most so many bytes.

@@ -160,10 +160,8 @@ impl Tokens {
         }
         grants.iter().try_for_each(Grant::check)?;
         let secret = Secret::generate()?;
-        for listener in Listener::ALL {
-            if grants.iter().any(|grant| grant.compile().verbs.has_of(listener)) {
-                self.closed.insert(listener.key().to_owned());
-            }
+        for listener in grants.iter().flat_map(Grant::verbs).map(Verb::listener) {
+            self.closed.insert(listener.key().to_owned());
         }
         self.tokens.push(NamedToken {
             name: name.to_owned(),
@@ -177,6 +175,12 @@ impl Tokens {
         Ok(secret)
     }
 
+    /// Whether one of them has a verb of a listener, or one that was revoked had: then it is closed to all others.
+    pub fn speak_of(&self, listener: Listener) -> bool {
+        let mut granted = self.tokens.iter().flat_map(|token| &token.grants).flat_map(Grant::verbs);
+        self.closed.contains(listener.key()) || granted.any(|verb| verb.listener() == listener)
+    }
+
     /// Takes a token away. Returns whether there was one.
     pub fn revoke(&mut self, name: &str) -> bool {
         let before = self.tokens.len();
@@ -186,6 +190,11 @@ impl Tokens {
 }
 
 impl Grant {
+    /// What it allows, as far as this version knows it.
+    pub fn verbs(&self) -> impl Iterator<Item = Verb> {
+        self.compile().verbs.iter()
+    }
+
     /// Whether this version knows all of it.
     ///
     /// # Errors

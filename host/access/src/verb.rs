@@ -18,7 +18,7 @@ impl Listener {
     }
 
     /// As [`Tokens`](crate::Tokens) names it.
-    pub fn key(self) -> &'static str {
+    pub(crate) fn key(self) -> &'static str {
         match self {
             Self::Api => "api",
             Self::Admin => "admin",

@@ -7,7 +7,7 @@ mod store;
 
 pub use self::{key::minting_key, policy::PolicyFile, store::TokenStore};
 
-use slotd_access::{Access, Hash, Listener, Policy, Tokens, Verb};
+use slotd_access::{Access, Hash, Listener, Policy, Tokens};
 use std::{fmt, path::Path, sync::Arc};
 
 /// The folder of the data directory for what a lone node keeps of this.
@@ -51,17 +51,8 @@ impl fmt::Debug for Decider {
 
 /// Whether the tokens that a lone node keeps say who may use a listener, so that nobody else may. Blocks on the disk.
 pub fn kept_tokens_close(data_dir: &Path, listener: Listener) -> bool {
-    let of = |allow: &String| match &**allow {
-        "*" => listener == Listener::Api,
-        "admin-*" => listener == Listener::Admin,
-        verb => verb.parse::<Verb>().is_ok_and(|verb| verb.listener() == listener),
-    };
     // One that can't be read ends the start, with its own reason.
-    let Ok(Tokens { tokens, closed, .. }) = store::read(&store::file_in(data_dir)) else {
-        return true;
-    };
-    closed.contains(listener.key())
-        || tokens.iter().flat_map(|token| &token.grants).flat_map(|grant| &grant.allow).any(of)
+    store::read(&store::file_in(data_dir)).map_or(true, |tokens| tokens.speak_of(listener))
 }
 
 /// The hash of a listener's token.

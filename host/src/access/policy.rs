@@ -3,21 +3,17 @@
 use super::Decider;
 use crate::{
     audit::{Audit, Change},
-    files, limits,
+    files::{self, Stamp, stamp},
+    limits,
     plugin::Digest,
 };
 use parking_lot::Mutex;
 use slotd_access::{Fault, Policy, limits as access_limits};
 use std::{
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
-    time::SystemTime,
 };
 use tokio::sync::watch;
-
-/// What distinguishes a file from what it was.
-type Stamp = Option<(SystemTime, u64, u64)>;
 
 /// The policy's file of a running node.
 pub struct PolicyFile {
@@ -51,11 +47,6 @@ fn read_with_digest(path: &Path) -> Result<(Policy, Digest), Vec<Fault>> {
 pub fn listed(path: &Path, faults: &[Fault]) -> String {
     let lines = faults.iter().map(|fault| format!("\n  {}: {fault}", path.display()));
     lines.collect()
-}
-
-fn stamp(file: &Path) -> Stamp {
-    let found = std::fs::metadata(file).ok()?;
-    Some((found.modified().ok()?, found.len(), found.ino()))
 }
 
 fn stamps(paths: impl IntoIterator<Item = PathBuf>) -> Vec<(PathBuf, Stamp)> {

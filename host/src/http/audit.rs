@@ -7,6 +7,7 @@
 
 use super::{
     Admin,
+    access::{Need, Rights},
     connection::ConnShared,
     messages::outcome_unknown,
     params::{self, Query},
@@ -29,12 +30,10 @@ use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use serde_json::Value;
+use slotd_access::Verb;
 use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
 
 type Answer = Result<Response<Body>, Failed>;
-
-/// Routes with another method than GET that change nothing.
-const CHANGE_NOTHING: [&str; 1] = ["/admin/v1/access/explain"];
 
 /// What is known of a request that changes something. Cheap to clone.
 #[derive(Clone, Default)]
@@ -91,11 +90,11 @@ impl<S: Sync> FromRequestParts<S> for Note {
 
 /// Around all other checks: writes what came of a request that changes something.
 pub(super) async fn audited(
-    State(admin): State<Admin>,
+    State((admin, rights)): State<(Admin, Rights)>,
     mut request: Request,
     next: Next,
 ) -> Response<Body> {
-    let Some(change) = change_of(&request) else { return next.run(request).await };
+    let Some(change) = change_of(&request, &rights) else { return next.run(request).await };
     let note = Note(Arc::new(Mutex::new(Noted { change, ..Noted::default() })));
     request.extensions_mut().insert(note.clone());
     // To its end, also when the client has gone: the outcome is written whoever reads the answer.
@@ -159,12 +158,13 @@ pub(super) async fn intended(
 }
 
 /// `None`: the request changes nothing, whatever becomes of it.
-fn change_of(request: &Request) -> Option<Change> {
+fn change_of(request: &Request, rights: &Rights) -> Option<Change> {
     if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
         return None;
     }
     let route = request.extensions().get::<MatchedPath>()?.as_str();
-    if CHANGE_NOTHING.contains(&route) {
+    let verb = verb(rights, request.method(), route);
+    if verb == Verb::AdminRead {
         return None;
     }
     let path = request.uri().path();
@@ -172,7 +172,7 @@ fn change_of(request: &Request) -> Option<Change> {
     Some(Change {
         who: "anyone".into(),
         from: connection.and_then(|connection| connection.peer()).map(|peer| peer.to_string()),
-        verb: verb(request.method(), route).into(),
+        verb: verb.as_str().into(),
         action: format!("{} {route}", request.method()),
         path: Some(path.to_owned()),
         subject: subject(route, path),
@@ -180,12 +180,12 @@ fn change_of(request: &Request) -> Option<Change> {
     })
 }
 
-/// The kind of right that a change takes.
-fn verb(method: &Method, route: &str) -> &'static str {
-    let of_service = route.strip_prefix("/admin/v1/services/{service}");
-    match (method, of_service) {
-        (_, Some("/deploy" | "/rollback")) | (&Method::DELETE, Some("")) => "deploy",
-        _ => "operate",
+/// The right that a change takes.
+fn verb(rights: &Rights, method: &Method, route: &str) -> Verb {
+    match rights.of(route, method) {
+        Some(Need::Right(verb, _)) => verb,
+        // A method that the route does not take, or of which nothing is said.
+        Some(Need::Public | Need::Unknown) | None => Verb::Operate,
     }
 }
 
@@ -265,13 +265,14 @@ mod tests {
         assert_eq!(found["service"], "chat");
         assert_eq!(found["session"], "room/1");
         assert_eq!(found.len(), 2);
+        let (_, _, rights) = super::super::route::admin_routes().split();
         for (method, route, expected) in [
             (Method::POST, "/admin/v1/services/{service}/deploy", "deploy"),
             (Method::DELETE, "/admin/v1/services/{service}", "deploy"),
             (Method::DELETE, "/admin/v1/services/{service}/sessions", "operate"),
             (Method::POST, "/admin/v1/rebalance", "operate"),
         ] {
-            assert_eq!(verb(&method, route), expected, "{method} {route}");
+            assert_eq!(verb(&rights, &method, route).as_str(), expected, "{method} {route}");
         }
     }
 }

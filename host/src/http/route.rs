@@ -131,6 +131,7 @@ pub fn api_router(api: Api) -> Router {
 /// The admin API as a router.
 pub fn admin_router(admin: Admin) -> Router {
     let (router, _, rights) = admin_routes().split();
+    let auditing = (admin.clone(), rights.clone());
     let guard = Guard { gate: admin.0.gate.clone(), rights, stats: admin.0.stats.clone() };
     // Described with the API's.
     let router = router
@@ -140,7 +141,7 @@ pub fn admin_router(admin: Admin) -> Router {
         .route("/openapi.json", get(health::openapi))
         .layer(from_fn_with_state(admin.clone(), intended));
     let router = finish(router, guard);
-    router.layer(from_fn_with_state(admin.clone(), audited)).with_state(admin)
+    router.layer(from_fn_with_state(auditing, audited)).with_state(admin)
 }
 
 fn finish<S: Clone + Send + Sync + 'static>(router: Router<S>, guard: Guard) -> Router<S> {

@@ -8,6 +8,7 @@ use crate::{
     effects::http::{
         DEADLINE, Failure, Form, Got, NO_TYPE, Outcome, Request, Response, Stream, TEXT_TYPE,
     },
+    files::{Stamp, stamp},
     requests::{self, Grants, Rules},
     slot::request::{Again, Attempt, Attempted, NotMade, Requester},
     telemetry::metrics,
@@ -18,7 +19,7 @@ use slotd_outbound::{
     Answer, Chunk, JsonPath, Kind, Next, Options, Outbound, Pace, Redaction, Retries, Secrets,
     SecretsError, Source, Turns,
 };
-use std::{path::PathBuf, time::SystemTime};
+use std::path::PathBuf;
 use tokio::time::Instant;
 
 /// What an operator has said of requests over HTTP.
@@ -380,15 +381,6 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.0.decrement(1.0);
     }
-}
-
-/// What tells a file that was changed, or replaced.
-type Stamp = Option<(SystemTime, u64, u64)>;
-
-fn stamp(file: &std::path::Path) -> Stamp {
-    use std::os::unix::fs::MetadataExt as _;
-    let found = std::fs::metadata(file).ok()?;
-    Some((found.modified().ok()?, found.len(), found.ino()))
 }
 
 /// Reads the secrets again when their file has changed.

@@ -61,7 +61,8 @@ impl Validity {
     }
 }
 
-const DAY_SECONDS: i64 = 86_400;
+/// Of a day.
+pub const DAY_SECONDS: i64 = 86_400;
 
 /// Now, in seconds since 1970.
 pub fn now() -> i64 {

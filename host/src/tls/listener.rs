@@ -246,7 +246,7 @@ impl ListenerTls {
             Ok(None) => *refused = None,
             Ok(Some(new)) => {
                 *refused = None;
-                let days = (new.validity.until - now) / 86_400;
+                let days = (new.validity.until - now) / certificate::DAY_SECONDS;
                 *current.write() = Arc::new(new);
                 tracing::info!(listener, days_left = days, "the listener has a new certificate");
             }
@@ -277,7 +277,7 @@ impl ListenerTls {
             let now = certificate::now();
             let validity = self.0.current.read().validity;
             if let Some(why) = validity.ends_soon(now)
-                && warned.is_none_or(|at| now - at >= 86_400)
+                && warned.is_none_or(|at| now - at >= certificate::DAY_SECONDS)
             {
                 warned = Some(now);
                 tracing::warn!(listener = self.0.listener, "{why}");

@@ -190,9 +190,9 @@ fn refused(error: &TokenError) -> Error {
 
 /// The first admin verb closes the admin API: whoever grants it must not lock himself out.
 fn keeps_an_operator(gate: &Gate, grant: &Grant) -> Result<(), Error> {
-    let has = |verb: Verb| grant.allow.iter().any(|it| it == "admin-*" || it == verb.as_str());
-    let is_admins = Verb::ALL.into_iter().any(|verb| verb.is_admin() && has(verb));
-    let operates = has(Verb::Operate) && grant.on.iter().any(|on| on == "*");
+    let is_admins = grant.verbs().any(Verb::is_admin);
+    let operates =
+        grant.verbs().any(|verb| verb == Verb::Operate) && grant.on.iter().any(|on| on == "*");
     match is_admins && gate.is_open() && !operates {
         true => Err(Error::new(
             Code::RequestInvalid,
@@ -205,10 +205,7 @@ fn keeps_an_operator(gate: &Gate, grant: &Grant) -> Result<(), Error> {
 
 /// Whoever may create tokens could otherwise give themselves every right.
 fn has_what_it_grants(gate: &Gate, who: &Who, name: &str, grant: &Grant) -> Result<(), Error> {
-    let admin = Verb::ALL.into_iter().filter(|verb| verb.is_admin());
-    let granted = admin.filter(|verb| {
-        grant.allow.iter().any(|allow| allow == "admin-*" || allow == verb.as_str())
-    });
+    let granted = grant.verbs().filter(|verb| verb.is_admin());
     // What rules give to a token of this name, it has as well.
     let ruled = gate.access().ruled_of_token(name);
     granted.chain(ruled).try_for_each(|verb| gate.allows(who, verb, On::Nothing)).map_err(|error| {
