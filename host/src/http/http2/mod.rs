@@ -9,7 +9,7 @@
 //! | `share` | how many requests all connections of a listener may have |
 //!
 //! Each request runs on a task of its own, so that the streams of one connection are served as those
-//! of many connections would be. The `h2` crate is used without hyper's server: that one hands an
+//! of many connections would be; but the connection's task carries out a request that is alone. The `h2` crate is used without hyper's server: that one hands an
 //! answer's last part to `h2` and forgets it, and can't reset a single stream that is not read.
 //! Here a stream sends what its reader has opened its window for and no more, and what `h2` holds is
 //! charged until it is written.
@@ -35,6 +35,7 @@ use super::{
     server::App,
 };
 use crate::limits;
+use futures_util::future::BoxFuture;
 use h2::{
     Ping, PingPong, Reason, RecvStream,
     server::{self, SendResponse},
@@ -55,6 +56,8 @@ pub(super) struct Serving {
     app: App,
     connection: Arc<ConnShared>,
     state: State,
+    /// The only request under way, until another one comes: it costs no task and no wake-ups between two.
+    only: Option<BoxFuture<'static, Ended>>,
     exchanges: JoinSet<Ended>,
     resets: Resets,
     alive: Alive,
@@ -85,6 +88,7 @@ impl Serving {
             app,
             connection,
             state,
+            only: None,
             exchanges: JoinSet::new(),
             resets: Resets::new(crate::clock::timer_now()),
             alive: Alive::new(),
@@ -107,8 +111,27 @@ impl Serving {
             self.was_reset();
             return;
         }
-        let exchange = Exchange::new(&self.app, &self.connection, respond);
-        crate::task::run_in(&mut self.exchanges, exchange.run(request));
+        let exchange = Exchange::new(&self.app, &self.connection, respond).run(request);
+        match self.only.take() {
+            None if self.exchanges.is_empty() => self.only = Some(Box::pin(exchange)),
+            first => {
+                if let Some(first) = first {
+                    crate::task::run_in(&mut self.exchanges, first);
+                }
+                crate::task::run_in(&mut self.exchanges, exchange);
+            }
+        }
+    }
+
+    /// Whether it has ended.
+    fn poll_only(&mut self, cx: &mut Context<'_>) -> bool {
+        let only = self.only.as_mut().map_or(Poll::Pending, |only| only.as_mut().poll(cx));
+        let Poll::Ready(ended) = only else { return false };
+        self.only = None;
+        if ended == Ended::ResetAtOnce {
+            self.was_reset();
+        }
+        true
     }
 
     fn was_reset(&mut self) {
@@ -155,6 +178,8 @@ impl Future for Serving {
                 State::Open(http) => match http.poll_accept(cx) {
                     Poll::Ready(Some(Ok((request, respond)))) => this.begin(request, respond),
                     Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
+                    // What it has answered is written by the next turn.
+                    Poll::Pending if this.poll_only(cx) => {}
                     Poll::Pending => break,
                 },
             }
