@@ -411,7 +411,7 @@ impl Workshop {
             run(self.cargo().args(clippy).current_dir(&dir))?;
         }
         seams::check(&self.root.join("host/core"))?;
-        ["host/core/src", "host/src", "host/access/src", "host/outbound/src", "host/toolchains/src"]
+        ["host/core/src", "host/src", "host/access/src", "host/outbound/src", "host/quota/src", "host/toolchains/src"]
             .into_iter()
             .try_for_each(|src| circles::check(&self.root.join(src)))
     }

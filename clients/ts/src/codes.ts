@@ -34,6 +34,8 @@ export type ServerCode =
   | "plugin-trapped"
   | "plugin-unavailable"
   | "position-gone"
+  | "quota-exceeded"
+  | "rate-limited"
   | "rejected"
   | "request-invalid"
   | "request-refused"

@@ -28,6 +28,7 @@ const DECISIVE = new Set<Code>([
   "rejected",
   "idempotency-conflict",
   "session-closed",
+  "quota-exceeded",
   "plugin-trapped",
   "plugin-limit",
   "plugin-deadline",

@@ -26,6 +26,24 @@ test("a message is sent with its key until it is decided, after what the server 
   assert.ok(times[2]! - times[1]! >= 49, `${times}`);
 });
 
+/** A client that comes back earlier is refused again, and one that gives up loses what would have passed. */
+test("a message over a limit waits as long as the limit says, and a full quota is told at once", async () => {
+  const times: number[] = [];
+  const { client, asked } = standIn((_, number) => {
+    times.push(performance.now());
+    if (number === 1) return problem(429, "rate-limited", { retriable: true }, { "retry-after": "0.05", ratelimit: '"subject-messages";r=0;t=1' });
+    if (number === 2) return acknowledged(1);
+    if (number === 3) return Promise.reject(new TypeError("broken"));
+    return problem(429, "quota-exceeded", { retriable: false });
+  });
+  const room = client.session("chat", "room");
+  assert.equal((await room.send(1)).seq, 1);
+  assert.ok(times[1]! - times[0]! >= 49, `${times}`);
+  // It was looked up by its key before it was refused: it was not applied before either.
+  await assert.rejects(room.send(2), { code: "quota-exceeded", status: 429, retriable: false });
+  assert.equal(asked.length, 4);
+});
+
 test("what the handler refuses, or no repetition changes, is told at once", async () => {
   const { client, asked } = standIn(({ url }) => {
     if (url.pathname.includes("rejects")) {

@@ -95,6 +95,10 @@ codes! {
     NotifyRefused = "notify-refused", 403, false;
     /// The position (`after`) belongs, or may belong, to a deleted session of the same name. Start again from `after=0`.
     PositionGone = "position-gone", 410, false;
+    /// A limit of the service, of the token's subject or of the session is reached: messages, bytes or handlers' time in a time, or sockets at a time. Nothing was kept, and nothing was counted. Retry after `Retry-After`; the detail names the limit.
+    RateLimited = "rate-limited", 429, true;
+    /// A limit on what the service, the token's subject or the session stores is reached: sessions, or bytes. Nothing was kept. To retry does not help before something was deleted, or the operator allows more.
+    QuotaExceeded = "quota-exceeded", 429, false;
     /// The body is larger than the limit.
     BodyTooLarge = "body-too-large", 413, false;
     /// The body has a `Content-Encoding`, which slotd does not decode. Send it unencoded.
@@ -163,6 +167,8 @@ pub struct Error {
     pub rejection: Option<Box<Rejection>>,
     /// When to try again, for `Retry-After`.
     pub retry_after: Option<Duration>,
+    /// What its handler had used before it failed, for limits of guest time.
+    pub guest_time: Duration,
 }
 
 /// A handler's refusal of a message: changes nothing, becomes the client's error.
@@ -179,7 +185,15 @@ impl Error {
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
         let retry_after = code.retriable().then_some(limits::RETRY_AFTER);
         let detail = text::clip(detail.into(), limits::ERROR_DETAIL_BYTES_MAX);
-        Self { code, cause: None, detail, plugin: None, rejection: None, retry_after }
+        Self {
+            code,
+            cause: None,
+            detail,
+            plugin: None,
+            rejection: None,
+            retry_after,
+            guest_time: Duration::ZERO,
+        }
     }
     /// An error that the router, the coordinator or a slot decides by; its code follows from its cause.
     pub fn of(cause: Cause, detail: impl Into<Cow<'static, str>>) -> Self {

@@ -7,7 +7,7 @@
 //! - what all name: `limits`, `level`, `text`, `error`, `names`, `buffers`, `mac`, `memory`, `modes`, `random`,
 //!   `seal`, `backoff`, `clock`, `thread`, `telemetry`, `task`;
 //! - what is kept: `nats`, `client`, `effects`, `log`, `database`, `state`, `storage`;
-//! - what a slot does: `position`, `message`, `plugin`, `service`, `registry`, `audit`, `operator`, `operation`,
+//! - what a slot does: `position`, `message`, `quota`, `plugin`, `service`, `registry`, `audit`, `operator`, `operation`,
 //!   `slot`, and `script`, which plays messages to one without a node.
 //!
 //! With the feature `testing` there is what the tests of both crates share: `testing`,
@@ -37,6 +37,7 @@ pub mod operation;
 pub mod operator;
 pub mod plugin;
 pub mod position;
+pub mod quota;
 pub mod random;
 pub mod registry;
 pub mod script;
@@ -53,3 +54,4 @@ pub mod text;
 pub mod thread;
 pub mod tls;
 pub mod trace;
+pub mod usage;

@@ -7,6 +7,7 @@ mod store;
 
 pub use self::{key::minting_key, policy::PolicyFile, store::TokenStore};
 
+use crate::quota::Quota;
 use slotd_access::{Access, Hash, Listener, Policy, Tokens};
 use std::{fmt, path::Path, sync::Arc};
 
@@ -17,18 +18,25 @@ const FOLDER: &str = "access";
 #[derive(Clone)]
 pub struct Decider {
     access: Access,
+    /// Has the limits of the policy.
+    quota: Quota,
     /// Has all that is open looked at again.
     tell: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl Decider {
     pub fn new(access: Access, tell: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { access, tell: Arc::new(tell) }
+        Self { access, quota: Quota::default(), tell: Arc::new(tell) }
+    }
+    #[must_use]
+    pub fn with_quota(self, quota: Quota) -> Self {
+        Self { quota, ..self }
     }
     pub fn access(&self) -> &Access {
         &self.access
     }
     fn set_policy(&self, policy: Policy) {
+        self.quota.set(policy.limits());
         self.access.set_policy(policy);
         (self.tell)();
     }

@@ -6,6 +6,7 @@ mod config;
 mod connection;
 mod session;
 mod timer;
+mod usage;
 
 pub use self::{
     audit::AuditLog,
@@ -18,6 +19,7 @@ pub use self::{
     timer::{
         DeadArgs, DeadCmd, PageArgs, RequestCancel, RequestCmd, TimerCancel, TimerCmd, Timers,
     },
+    usage::{Usage, UsageBy},
 };
 
 use super::{
@@ -75,6 +77,8 @@ pub enum Cmd {
     Services(AdminOnly),
     /// List a service's deployments, and how many sessions each handled last
     Deployments(AdminService),
+    /// Show a service's limits: of all of it, of each subject and of each session
+    Limits(AdminService),
     /// Show the progress of a service's last swap
     Swap(Swap),
     /// Remove a service
@@ -145,6 +149,11 @@ pub enum Cmd {
     /// The latest changes, the oldest of them first; in a cluster, those of all nodes. What is
     /// refused or fails is listed too. See docs/audit.md for what to look for.
     AuditLog(AuditLog),
+    /// Show what services and subjects have used: messages, guest time, bytes in, sent and stored
+    ///
+    /// By service, by day or by subject; in a cluster, over all nodes. GIB HOURS is what was stored over time, STORED what was
+    /// stored on the last day.
+    Usage(Usage),
     /// Run a cluster, or its log engine, on this machine
     #[command(subcommand)]
     Cluster(ClusterCmd),

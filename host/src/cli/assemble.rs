@@ -19,6 +19,7 @@ use crate::{
     limits, modes,
     node::{Foundation, HttpRequester, Node, NodeOptions, RequestOptions},
     plugin::{CompileOptions, ComponentSource, PluginHost, PluginOptions},
+    quota::Quota,
     registry::Registry,
     requests::{Grants, Rules},
     signing,
@@ -113,17 +114,20 @@ async fn assemble(
     let (shared, cluster) = joined.map(Joined::split).unzip();
     let shutdown = Shutdown::new();
     let registry = shared.as_ref().and_then(|shared| shared.registry.clone());
-    let (access_parts, tokens) = open_access(config, &data_dir, registry, &shutdown).await?;
+    let quota = Quota::default();
+    let (access_parts, tokens) =
+        open_access(config, &data_dir, registry, &shutdown, quota.clone()).await?;
     let requests = request_options(config);
     let requester = crate::task::blocking(move || HttpRequester::open(requests)).await;
     let requester = requester.map_err(|e| StartError::Unavailable(e.to_string()))?;
     let requester = Some(Arc::new(requester.map_err(StartError::Unavailable)?));
-    let foundation = Foundation { data_dir: data_dir.clone(), plugins, shared, requester };
+    let foundation =
+        Foundation { data_dir: data_dir.clone(), plugins, shared, requester, quota: quota.clone() };
     let node = Node::start(node_options(config), foundation);
     let node = node.map_err(|e| StartError::Damaged(e.to_string()))?;
 
     buffers::shared().set_limit(config.buffers_bytes);
-    let http = http_options(config, &descriptors, &access_parts.decider, tokens);
+    let http = http_options(config, &descriptors, &access_parts.decider, tokens, quota);
     let audit = node.audit().clone();
     if let Some(policy) = access_parts.policy.clone() {
         let access = access_parts.decider.access().clone();
@@ -295,6 +299,7 @@ async fn open_access(
     data_dir: &DataDir,
     registry: Option<Registry>,
     shutdown: &Shutdown,
+    quota: Quota,
 ) -> Result<(AccessParts, TokenStore), StartError> {
     let (api, admin) = (token(&config.api)?, token(&config.admin)?);
     let secret = config.cluster.secret.clone().filter(|_| registry.is_some());
@@ -312,7 +317,7 @@ async fn open_access(
                 access.never_open(listener);
             }
         }
-        let decider = Decider::new(access, move || told.look());
+        let decider = Decider::new(access, move || told.look()).with_quota(quota);
         let tokens = match registry {
             Some(_) => None,
             None => {
@@ -414,6 +419,7 @@ fn http_options(
     descriptors: &Descriptors,
     decider: &Decider,
     tokens: TokenStore,
+    quota: Quota,
 ) -> HttpOptions {
     HttpOptions {
         body_bytes_max: config.body_bytes_max,
@@ -424,6 +430,7 @@ fn http_options(
         access: decider.access().clone(),
         tokens,
         notify: config.notify.as_deref().map(Notifiers::parse).unwrap_or_default(),
+        quota,
     }
 }
 

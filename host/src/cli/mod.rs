@@ -20,6 +20,7 @@ mod nodes;
 mod operate;
 mod output;
 mod plugin;
+mod quota;
 mod reload;
 mod seal;
 mod serve;
@@ -35,6 +36,7 @@ mod tests;
 mod timers;
 mod tls;
 mod tokens;
+mod usage;
 
 pub use args::Cli;
 pub use exit::{CliError, Exit};
@@ -108,6 +110,7 @@ async fn command(command: Cmd, json: bool) -> Result<(), CliError> {
         Cmd::Rollback(args) => admin::rollback(args, json).await,
         Cmd::Services(args) => admin::services(args, json).await,
         Cmd::Deployments(args) => admin::deployments(args, json).await,
+        Cmd::Limits(args) => quota::show(args, json).await,
         Cmd::Swap(args) => admin::swap(args, json).await,
         Cmd::Service(ServiceCmd::Rm(args)) => service::remove(args, json).await,
         Cmd::Send(args) => sessions::send(args, json).await,
@@ -144,6 +147,7 @@ async fn command(command: Cmd, json: bool) -> Result<(), CliError> {
         Cmd::Node(NodeCmd::Forget(args)) => nodes::forget(args, json).await,
         Cmd::Moves(args) => nodes::moves(args, json).await,
         Cmd::AuditLog(args) => audit::audit_log(args, json).await,
+        Cmd::Usage(args) => usage::usage(args, json).await,
         Cmd::Cluster(command) => cluster::run(command, json).await,
         Cmd::Tls(command) => tls::run(&command, json),
         Cmd::Token(command) => tokens::token(command, json).await,

@@ -5,8 +5,9 @@ use crate::{
     error::Error,
     log::{Position, Term, record::DeploymentId},
     names::{ServiceName, SlotId},
+    quota::usage::{Ask, UsageShare},
     slot::Loaded,
-    state::SessionCount,
+    state::{SessionCount, stored::StoredByService},
     swap::SwapShare,
 };
 use bytes::Bytes;
@@ -50,6 +51,10 @@ pub enum ControlRequest {
     Sessions {
         service: ServiceName,
     },
+    /// What was used of you?
+    Usage(Ask),
+    /// What do services store in your slots?
+    Stored,
     /// How far have you deleted the sessions of a removed service?
     Purge {
         service: ServiceName,
@@ -74,6 +79,8 @@ pub enum ControlResponse {
     Swap(Option<SwapShare>),
     Sessions(BTreeMap<DeploymentId, SessionCount>),
     Purge(Option<PurgeShare>),
+    Usage(Box<UsageShare>),
+    Stored(StoredByService),
 }
 
 /// # Errors

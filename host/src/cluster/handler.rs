@@ -31,6 +31,12 @@ pub trait LocalNode: Send + Sync + 'static {
         &self,
         service: crate::names::ServiceName,
     ) -> BoxFuture<'static, Result<crate::state::SessionCounts, Error>>;
+    fn usage(
+        &self,
+        ask: crate::quota::usage::Ask,
+    ) -> BoxFuture<'static, Result<crate::quota::usage::UsageShare, Error>>;
+    /// What the slots here store.
+    fn stored(&self) -> BoxFuture<'static, Result<crate::state::stored::StoredByService, Error>>;
     fn purge(
         &self,
         service: &crate::names::ServiceName,
@@ -211,6 +217,8 @@ impl Cluster {
             ControlRequest::View => ControlResponse::View(Box::new(self.view(local.not_ready()))),
             ControlRequest::Swap { service } => ControlResponse::Swap(local.swap(&service)),
             ControlRequest::Purge { service } => ControlResponse::Purge(local.purge(&service)),
+            ControlRequest::Usage(ask) => ControlResponse::Usage(Box::new(local.usage(ask).await?)),
+            ControlRequest::Stored => ControlResponse::Stored(local.stored().await?),
             ControlRequest::Sessions { service } => {
                 ControlResponse::Sessions(local.sessions(service).await?)
             }

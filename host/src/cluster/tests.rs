@@ -11,6 +11,7 @@ use crate::{
     operation::ReadHistory,
     peer::member::Member,
     plugin::testkit,
+    quota::Quota,
     rpc::{Handler, PeerError, Peers},
     service::{Catalogue, catalogue::Service},
     state::snapshot::{Objects, SnapshotOptions, Snapshots, Target},
@@ -241,7 +242,8 @@ impl World {
         };
         let plugins = Arc::new(plugins);
         let (data_dir, shared) = (data.clone(), Some(shared));
-        let foundation = Foundation { data_dir, plugins, shared, requester: None };
+        let foundation =
+            Foundation { data_dir, plugins, shared, requester: None, quota: Quota::default() };
         let node = Node::start(options, foundation).unwrap();
         self.wires.handlers.lock().insert(name.clone(), handler);
         self.nodes.push(TestNode { name, node, members, engine, held, leaving, _data: data });

@@ -4,6 +4,7 @@
 use super::fake::FakeNode;
 use crate::{
     error::Error,
+    message::Client,
     names::{ServiceName, SessionId, SessionKey},
     node::{Incoming, Node, Pending, Sent, SessionInfo},
     router::Routed,
@@ -69,6 +70,42 @@ impl Backend {
         limit: usize,
     ) -> Result<Vec<SessionInfo>, Error> {
         delegate!(self, node => node.sessions(service, prefix, after, limit).await)
+    }
+    /// Whether there is such a service, as far as is known here.
+    pub(super) fn has(&self, service: &ServiceName) -> bool {
+        delegate!(self, node => node.has(service))
+    }
+    /// Counts bytes that were sent to a client, of those who have an account here.
+    pub(super) fn sent(&self, service: &ServiceName, client: Option<&Arc<Client>>, bytes: usize) {
+        match self {
+            Self::Node(node) => {
+                node.metered().add(service, client.map(|client| &**client), |sum| {
+                    sum.bytes_sent += bytes as u64
+                })
+            }
+            #[cfg(test)]
+            Self::Fake(_) => {}
+        }
+    }
+    /// Counts what a limit has refused.
+    pub(super) fn refused(&self, service: &ServiceName, client: Option<&Client>) {
+        match self {
+            Self::Node(node) => node.metered().refused(service, client),
+            #[cfg(test)]
+            Self::Fake(_) => {}
+        }
+    }
+    /// Counts bytes of a query, which no slot keeps.
+    pub(super) fn asked(&self, service: &ServiceName, client: Option<&Arc<Client>>, bytes: usize) {
+        match self {
+            Self::Node(node) => {
+                node.metered().add(service, client.map(|client| &**client), |sum| {
+                    sum.bytes_in += bytes as u64
+                })
+            }
+            #[cfg(test)]
+            Self::Fake(_) => {}
+        }
     }
     pub(super) fn ready(&self) -> Result<Option<String>, Error> {
         delegate!(self, node => node.ready())

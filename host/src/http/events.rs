@@ -65,11 +65,19 @@ pub(super) async fn get(
     let cursor = last_event_id(&headers)?.or(after);
     api.buffers().check(Kind::Events, limits::SUBSCRIBER_BYTES_FREE)?;
     let standing = Standing::new(api.gate(), who, &key);
+    let counted = api.limiter().open_socket(&key, standing.admitted().client.as_deref())?;
     let feed = reading(&api, Feed::open(api.backend().clone(), key, cursor)).await?;
     let open = api.0.stats.open_stream();
     let signalled = api.0.shutdown.signalled().boxed();
-    let stream =
-        EventStream { api, feed, standing, signalled, ended: false, started: false, _open: open };
+    let stream = EventStream {
+        api,
+        feed,
+        standing,
+        signalled,
+        ended: false,
+        started: false,
+        _open: (open, counted),
+    };
     let body = match connection {
         // The stream takes the connection over, unless it is one of several.
         Some(connection) if !connection.is_multiplexed() => {
@@ -107,7 +115,7 @@ pub(super) struct EventStream {
     signalled: BoxFuture<'static, Signal>,
     started: bool,
     ended: bool,
-    _open: Open,
+    _open: (Open, slotd_quota::counts::Open),
 }
 
 impl EventStream {
@@ -145,7 +153,10 @@ impl EventStream {
                     Signal::Stop => return None,
                     Signal::Look => self.signalled = self.api.0.shutdown.signalled().boxed(),
                 },
-                item = self.feed.next() => self.ended = write(&mut out, item),
+                item = self.feed.next() => {
+                    self.count(&item);
+                    self.ended = write(&mut out, item);
+                }
                 () = tokio::time::sleep_until(wake) => if wake == keep_alive {
                     out.extend_from_slice(b": keep-alive\n\n");
                 }
@@ -153,9 +164,23 @@ impl EventStream {
         }
         while !self.ended && out.len() < limits::EVENTS_CHUNK_BYTES {
             let Some(item) = self.feed.next().now_or_never() else { break };
+            self.count(&item);
             self.ended = write(&mut out, item);
         }
         Some(out.freeze())
+    }
+
+    /// Counts the bodies of events that are sent.
+    fn count(&self, item: &Item) {
+        let bytes = match item {
+            Item::Events { published, from, .. } => {
+                published.events.iter().skip(*from).map(|event| event.body.len()).sum()
+            }
+            Item::Ephemeral { event, .. } => event.event.body.len(),
+            Item::Gap { .. } | Item::Deleted | Item::Failed(_) => return,
+        };
+        let client = self.standing.client();
+        self.api.backend().sent(&self.feed.key().service, client, bytes);
     }
 }
 

@@ -22,6 +22,7 @@ use serde_json::Value;
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 use tokio::sync::oneshot;
 
@@ -191,6 +192,7 @@ impl FakeNode {
             replayed,
             content_type: message.content_type.clone(),
             body,
+            guest_time: Duration::ZERO,
         };
         let first = session.entries.iter().find(|e| message.id.is_some() && e.id == message.id);
         if let Some(first) = first {
@@ -229,7 +231,8 @@ impl FakeNode {
 
     fn query(&self, key: &SessionKey, content_type: String, body: Bytes) -> Result<Answer, Error> {
         let seq = self.session(key)?.seq;
-        Ok(Answer { slot: key.slot(512), plugin: PLUGIN.into(), seq, content_type, body })
+        let (slot, plugin, guest_time) = (key.slot(512), PLUGIN.into(), Duration::ZERO);
+        Ok(Answer { slot, plugin, seq, content_type, body, guest_time })
     }
 
     fn history(&self, key: &SessionKey, range: Range) -> Result<History, Error> {
@@ -316,6 +319,9 @@ impl FakeNode {
         Ok(())
     }
 
+    pub(super) fn has(&self, service: &ServiceName) -> bool {
+        service_exists(service).is_ok()
+    }
     pub(super) fn ready(&self) -> Result<Option<String>, Error> {
         Ok(None)
     }

@@ -373,6 +373,7 @@ mod tests {
         node::Incarnation,
     };
     use serde_json::{Value, json};
+    use std::time::Duration;
 
     /// Without it a frame could be mistaken for another message, or be refused without the sender
     /// knowing which.
@@ -490,6 +491,7 @@ mod tests {
             replayed: false,
             content_type: "application/json".into(),
             body: Bytes::from_static(b"{\"n\":1}"),
+            guest_time: Duration::ZERO,
         };
         assert_eq!(
             acked("m1", &sent),

@@ -2,10 +2,11 @@
 
 use super::{
     Api,
+    access::Who,
     messages::reading,
     params::{self, Query, invalid},
     problem::Failed,
-    views::{HistoryPage, json},
+    views::{HistoryPage, json, page_bytes},
 };
 use crate::{
     buffers::Kind,
@@ -13,8 +14,9 @@ use crate::{
     node::{Cursor, Range, ReadBy},
     operation::ReadHistory,
 };
-use axum::{body::Body, extract::State};
+use axum::{Extension, body::Body, extract::State};
 use http::{Response, Uri};
+use std::sync::Arc;
 
 /// Reads a session's messages
 ///
@@ -39,7 +41,11 @@ use http::{Response, Uri};
     ),
     responses((status = 200, description = "A page", body = HistoryPage, content_type = "application/json"))
 )]
-pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Body>, Failed> {
+pub(super) async fn get(
+    State(api): State<Api>,
+    Extension(who): Extension<Arc<Who>>,
+    uri: Uri,
+) -> Result<Response<Body>, Failed> {
     let key = params::session_of(&uri)?;
     let query = Query::parse(&uri, &["after", "limit", "tail", "consistency"])?;
     let after = query.get("after");
@@ -63,5 +69,7 @@ pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Bod
     }
     // A page from another node has not been checked yet.
     api.buffers().check(Kind::Answers, 0)?;
-    Ok(json(&HistoryPage::new(&history, after.after_message())))
+    let page = json(&HistoryPage::new(&history, after.after_message()));
+    api.backend().sent(&key.service, who.client(), page_bytes(&page));
+    Ok(page)
 }

@@ -15,6 +15,7 @@ use crate::{
     names::SessionKey,
     node::{Answer, Cursor, Incoming, Sent},
     operation::Query,
+    quota::Told,
 };
 use axum::{
     Extension,
@@ -81,11 +82,11 @@ pub(super) fn names_in(path: &str) -> Option<(&str, &str)> {
 pub(super) async fn send<B>(
     api: &Api,
     key: Result<SessionKey, Error>,
-    uri: &Uri,
-    headers: &HeaderMap,
+    (uri, headers): (&Uri, &HeaderMap),
     body: B,
     deadline: Deadline<'_>,
     admitted: Admitted,
+    told: &mut Told,
 ) -> Result<Sent, Error>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -100,16 +101,21 @@ where
         trace: params::trace(headers),
         client: admitted.client,
     };
+    let client = message.client.clone();
     let mut room = Charge::new(&**api.buffers(), Kind::Bodies);
     message.body = deadline
         .limit(pin!(read_body(body, api.options().body_bytes_max, &mut room)))
         .await
         .unwrap_or_else(|| Err(body_late()))?;
+    let (bytes, id) = (message.body.len(), message.id.as_deref());
+    api.limiter().admit(&key, client.as_deref(), bytes, id, told)?;
     // Dropped early by the deadline, the message may or may not be in the mailbox.
-    deadline
+    let sent = deadline
         .limit(pin!(api.backend().send(&key, message)))
         .await
-        .unwrap_or_else(|| Err(outcome_unknown()))
+        .unwrap_or_else(|| Err(outcome_unknown()))?;
+    api.backend().sent(&key.service, client.as_ref(), sent.body.len());
+    Ok(sent)
 }
 
 pub(super) fn body_late() -> Error {
@@ -177,7 +183,13 @@ where
 }
 
 /// The answer to a message.
-pub(super) fn answer(result: Result<Sent, Error>) -> Response<Bytes> {
+pub(super) fn answer(result: Result<Sent, Error>, told: Told) -> Response<Bytes> {
+    let mut response = sent_answer(result);
+    told.write(response.headers_mut());
+    response
+}
+
+fn sent_answer(result: Result<Sent, Error>) -> Response<Bytes> {
     let sent = match result {
         Ok(sent) => sent,
         Err(error) => return problem::response(&error),
@@ -265,8 +277,10 @@ pub(super) async fn post(
     let key = params::session_of(&head.uri);
     let service = key.as_ref().map_or("", |key| key.service.as_str());
     let admitted = api.gate().admitted(&who, service);
-    let sent = send(&api, key, &head.uri, &head.headers, body, deadline, admitted);
-    answer(sent.await).map(Into::into)
+    let mut told = Told::default();
+    let sent =
+        send(&api, key, (&head.uri, &head.headers), body, deadline, admitted, &mut told).await;
+    answer(sent, told).map(Into::into)
 }
 
 /// Queries a session without changing it
@@ -294,7 +308,15 @@ pub(super) async fn query(
     State(api): State<Api>,
     Extension(who): Extension<Arc<Who>>,
     request: Request,
-) -> Result<Response<axum::body::Body>, problem::Failed> {
+) -> Response<axum::body::Body> {
+    let mut told = Told::default();
+    let asked = ask(&api, &who, request, &mut told).await;
+    let mut response = asked.map_or_else(|error| problem::response(&error), query_answer);
+    told.write(response.headers_mut());
+    response.map(Into::into)
+}
+
+async fn ask(api: &Api, who: &Who, request: Request, told: &mut Told) -> Result<Answer, Error> {
     let (head, body) = request.into_parts();
     let key = params::session_of(&head.uri)?;
     let consistency = params::Query::parse(&head.uri, &["consistency"])?.consistency()?;
@@ -305,17 +327,21 @@ pub(super) async fn query(
         .limit(pin!(read_body(body, api.options().body_bytes_max, &mut room)))
         .await
         .unwrap_or_else(|| Err(body_late()))?;
+    let (service, client) = (key.service.clone(), who.client());
+    api.limiter().admit(&key, client.map(|it| &**it), body.len(), None, told)?;
+    api.backend().asked(&service, client, body.len());
     let answer = deadline
         .limit(pin!(api.backend().call(Query {
             key,
             content_type,
             body,
             consistency,
-            client: who.client().cloned(),
+            client: client.cloned(),
         })))
         .await
         .unwrap_or_else(|| Err(read_late()))?;
-    Ok(query_answer(answer).map(Into::into))
+    api.backend().sent(&service, client, answer.body.len());
+    Ok(answer)
 }
 
 fn read_late() -> Error {

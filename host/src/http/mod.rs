@@ -30,6 +30,7 @@ mod params;
 mod pieces;
 mod places;
 mod problem;
+mod quota;
 mod route;
 mod server;
 mod session_file;
@@ -45,6 +46,7 @@ mod tests;
 mod timers;
 mod tls;
 mod uploads;
+mod usage;
 mod views;
 mod websocket;
 
@@ -57,7 +59,13 @@ pub use server::{App, Server};
 pub use shutdown::Shutdown;
 pub use starting::Doing;
 
-use crate::{access::TokenStore, buffers::Buffers, node::Node, watchdog::Heartbeat};
+use crate::{
+    access::TokenStore,
+    buffers::Buffers,
+    node::Node,
+    quota::{Limiter, Quota},
+    watchdog::Heartbeat,
+};
 use access::Gate;
 use backend::Backend;
 use slotd_access::{Access, Listener};
@@ -85,6 +93,8 @@ pub struct HttpOptions {
     pub tokens: TokenStore,
     /// Who may send ephemeral events.
     pub notify: Notifiers,
+    /// How much services may use.
+    pub quota: Quota,
 }
 
 #[cfg(test)]
@@ -100,6 +110,7 @@ impl Default for HttpOptions {
             access: crate::access::of_test(None, None),
             tokens: TokenStore::none(),
             notify: Notifiers::default(),
+            quota: Quota::default(),
         }
     }
 }
@@ -111,6 +122,7 @@ pub struct Api(Arc<ApiInner>);
 struct ApiInner {
     backend: Backend,
     gate: Gate,
+    limiter: Limiter,
     options: HttpOptions,
     shutdown: Shutdown,
     stats: Stats,
@@ -123,10 +135,20 @@ impl Api {
     }
     fn over(backend: Backend, options: HttpOptions, shutdown: Shutdown) -> Self {
         let gate = Gate::new(options.access.clone(), Listener::Api);
-        Self(Arc::new(ApiInner { backend, gate, options, shutdown, stats: Stats::new() }))
+        let [asked, told] = [backend.clone(), backend.clone()];
+        let limiter = Limiter::new(
+            options.quota.clone(),
+            move |key| asked.has(&key.service),
+            move |key, client| told.refused(&key.service, client),
+        );
+        let stats = Stats::new();
+        Self(Arc::new(ApiInner { backend, gate, limiter, options, shutdown, stats }))
     }
     fn gate(&self) -> &Gate {
         &self.0.gate
+    }
+    fn limiter(&self) -> &Limiter {
+        &self.0.limiter
     }
     fn backend(&self) -> &Backend {
         &self.0.backend

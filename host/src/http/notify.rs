@@ -7,7 +7,7 @@ use super::{
     frames::NotifyFrame,
     messages::{Deadline, body_late, read_body},
     params::{self, Query, invalid},
-    problem::Failed,
+    problem,
     views::Binary,
 };
 use crate::{
@@ -15,8 +15,10 @@ use crate::{
     error::{Code, Error},
     limits,
     log::record::Event,
+    message::Client,
     names::{ServiceName, SessionKey, is_reserved_kind},
     operation::Notify,
+    quota::Told,
     rpc,
 };
 use axum::{
@@ -83,7 +85,22 @@ pub(super) async fn post(
     State(api): State<Api>,
     Extension(who): Extension<Arc<Who>>,
     request: Request,
-) -> Result<Response<Body>, Failed> {
+) -> Response<Body> {
+    let mut told = Told::default();
+    let sent = post_one(&api, &who, request, &mut told).await;
+    let mut response = match sent {
+        Ok(()) => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::ACCEPTED;
+            response
+        }
+        Err(error) => problem::response(&error).map(Body::from),
+    };
+    told.write(response.headers_mut());
+    response
+}
+
+async fn post_one(api: &Api, who: &Who, request: Request, told: &mut Told) -> Result<(), Error> {
     let (head, body) = request.into_parts();
     let key = params::session_of(&head.uri)?;
     let query = Query::parse(&head.uri, &["kind"])?;
@@ -92,18 +109,16 @@ pub(super) async fn post(
         query.get("kind").ok_or_else(|| invalid("the query parameter \"kind\" is missing"))?;
     check_kind(kind)?;
     let (kind, content_type) = (kind.to_owned(), params::content_type(&head.headers)?);
-    let admitted = api.gate().admitted(&who, key.service.as_str());
+    let admitted = api.gate().admitted(who, key.service.as_str());
     let sender = admitted.sender(params::sender(&head.headers)?)?;
     let deadline = Deadline::after(api.options().request_deadline);
     let mut room = Charge::new(&**api.buffers(), Kind::Bodies);
     let body = deadline
-        .limit(pin!(read_body(body, body_bytes_max(&api), &mut room)))
+        .limit(pin!(read_body(body, body_bytes_max(api), &mut room)))
         .await
         .unwrap_or_else(|| Err(body_late()))?;
-    send(&api, Notify { key, sender, event: Event { kind, content_type, body } }).await?;
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::ACCEPTED;
-    Ok(response)
+    api.limiter().admit(&key, admitted.client.as_deref(), body.len(), None, told)?;
+    send(api, Notify { key, sender, event: Event { kind, content_type, body } }).await
 }
 
 pub(super) fn body_bytes_max(api: &Api) -> usize {
@@ -153,6 +168,7 @@ impl Notifying {
         &mut self,
         api: &Api,
         key: &SessionKey,
+        client: Option<&Client>,
         frame: NotifyFrame,
     ) -> Option<NotSent> {
         let NotifyFrame { id, sender, event } = frame;
@@ -164,8 +180,14 @@ impl Notifying {
             return Some((id, Error::new(Code::LimitReached, why)));
         }
         let mut charge = Charge::new(api.buffers().clone(), Kind::Bodies);
-        if let Err(full) = charge.take(event.body.len()) {
-            return Some((id, full));
+        let bytes = event.body.len();
+        let admitted = charge.take(bytes).and_then(|()| {
+            // Before it draws anything.
+            api.options().notify.check(&key.service)?;
+            api.limiter().admit(key, client, bytes, None, &mut Told::default())
+        });
+        if let Err(refused) = admitted {
+            return Some((id, refused));
         }
         let (api, key) = (api.clone(), key.clone());
         let sending = async move {

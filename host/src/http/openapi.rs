@@ -92,7 +92,13 @@ pub fn document() -> openapi::OpenApi {
 
 fn seconds() -> openapi::Header {
     let mut header = openapi::Header::new(u64::schema());
-    header.description = Some("Seconds, with status 503".to_owned());
+    header.description = Some("Seconds, with status 503 and the code `rate-limited`".to_owned());
+    header
+}
+
+fn text(description: &str) -> openapi::Header {
+    let mut header = openapi::Header::new(String::schema());
+    header.description = Some(description.to_owned());
     header
 }
 
@@ -197,7 +203,7 @@ fn codes(method: &str, path: &str) -> Vec<Code> {
                 operators(method, rest, &READ, &CHANGE)
             }
             ("GET", rest) if rest.starts_with("/services/{service}") => READ.into(),
-            ("GET", "/audit" | "/audit/lines") => vec![Unavailable, StorageUnavailable],
+            ("GET", "/audit" | "/audit/lines" | "/usage") => vec![Unavailable, StorageUnavailable],
             ("GET", "/slots/{slot}") => vec![SlotNotFound, Unavailable],
             (_, "/slots/{slot}/drain") => {
                 of(&[&CHANGE, &[SlotNotFound, NoOtherNode, Fenced, MailboxFull]])
@@ -225,17 +231,23 @@ fn codes(method: &str, path: &str) -> Vec<Code> {
                 SessionClosed,
                 OutboxFull,
                 SendsFull,
+                RateLimited,
+                QuotaExceeded,
             ];
             of(&[&READ, &plugin, &own])
         }
         ("GET", "/{session}/messages") => of(&[&READ, &[SessionNotFound, PositionGone]]),
-        ("POST", "/{session}/query") => of(&[&READ, &PLUGIN]),
+        ("POST", "/{session}/query") => of(&[&READ, &PLUGIN, &[RateLimited]]),
         ("POST", "/{session}/notify") => {
-            of(&[&READ, &[NotifyRefused, BodyTooLarge, RequestTimeout, LimitReached]])
+            let own = [NotifyRefused, BodyTooLarge, RequestTimeout, LimitReached, RateLimited];
+            of(&[&READ, &own])
         }
         ("POST", "/{session}/token") => vec![NameInvalid, BodyTooLarge, RequestTimeout],
         ("DELETE", _) => of(&[&READ, &[SessionNotFound, OutcomeUnknown]]),
         (_, "") => READ.into(),
+        (_, "/{session}/events" | "/{session}/socket") => {
+            of(&[&READ, &[SessionNotFound, RateLimited]])
+        }
         _ => of(&[&READ, &[SessionNotFound]]),
     }
 }
@@ -278,8 +290,12 @@ fn describe_problems(method: &str, path: &str, operation: &mut Operation) {
         let content = Content::new(Some(Ref::from_schema_name("Problem")));
         let response = ResponseBuilder::new().description(description);
         let mut response = response.content(problem::CONTENT_TYPE, content);
-        if status == 503 {
+        if matches!(status, 429 | 503) {
             response = response.header("Retry-After", seconds());
+        }
+        if status == 429 {
+            response = response.header("RateLimit-Policy", text("The limits on messages and bytes (draft-ietf-httpapi-ratelimit-headers); on answers to requests that were let through, too"));
+            response = response.header("RateLimit", text("The limit that is nearest to its end, what is left of it (`r`), and the seconds until all of it is there again (`t`)"));
         }
         let status = status.to_string();
         operation.responses.responses.entry(status).or_insert(RefOr::T(response.build()));
@@ -389,6 +405,7 @@ mod tests {
                 "GET /admin/v1/services/{service}/deployments",
                 "GET /admin/v1/services/{service}/swap",
                 "GET /admin/v1/services/{service}/pinned",
+                "GET /admin/v1/services/{service}/limits",
                 "GET /admin/v1/services/{service}/sessions/{session}/state",
                 "POST /admin/v1/services/{service}/sessions/{session}/state",
                 "GET /admin/v1/services/{service}/sessions/{session}/export",
@@ -416,6 +433,7 @@ mod tests {
                 "GET /admin/v1/ring",
                 "GET /admin/v1/audit",
                 "GET /admin/v1/audit/lines",
+                "GET /admin/v1/usage",
                 "GET /admin/v1/level",
                 "POST /admin/v1/level",
                 "GET /admin/v1/nodes",

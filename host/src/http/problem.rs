@@ -84,11 +84,11 @@ pub fn response(error: &Error) -> Response<Bytes> {
         headers
             .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"slotd\""));
     }
-    if status == StatusCode::SERVICE_UNAVAILABLE
+    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
         && let Some(after) = error.retry_after
     {
         // Whole seconds, and never zero, which would invite a retry storm.
-        let seconds = (after.as_millis().div_ceil(1000) as u64).max(1);
+        let seconds = (after.as_nanos().div_ceil(1_000_000_000) as u64).max(1);
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     if matches!(error.code, Code::BodyTooLarge | Code::RequestTimeout) {
@@ -134,7 +134,7 @@ fn errors_markdown() -> String {
          `error` frame carries the same fields.\n\n\
          *Retriable* means that the same request may succeed later, unchanged. With an \
          `Idempotency-Key` a retry is never applied twice. For `rejected`, the handler decides. \
-         Responses with status 503 carry `Retry-After`.\n\n\
+         Responses with status 503, and `rate-limited`, carry `Retry-After`.\n\n\
          | code | status | retriable | meaning |\n|---|---|---|---|\n",
     );
     for code in Code::ALL {

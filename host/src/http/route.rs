@@ -8,9 +8,9 @@ use super::{
     connection::ConnShared,
     events, health, history, messages, notify, operate,
     problem::Failed,
-    sessions, socket,
+    quota, sessions, socket,
     stats::Stats,
-    timers,
+    timers, usage,
 };
 use crate::{
     error::{Code, Error},
@@ -74,6 +74,7 @@ pub(super) fn admin_routes() -> Routes<Admin> {
         .on([needs(GET, AdminRead, Service)], routes!(admin::deployments))
         .on([needs(GET, AdminRead, Service)], routes!(admin::swap))
         .on([needs(GET, AdminRead, Service)], routes!(admin::pinned))
+        .on([needs(GET, AdminRead, Service)], routes!(quota::get))
         .on(
             [needs(GET, AdminRead, Service), needs(POST, Operate, Service)],
             routes!(operate::state, operate::change_state),
@@ -118,6 +119,7 @@ pub(super) fn admin_routes() -> Routes<Admin> {
         .on([needs(POST, AdminRead, Nothing)], routes!(tokens::explain))
         .on([needs(GET, AdminRead, Nothing)], routes!(audit::list))
         .on([needs(GET, AdminRead, Nothing)], routes!(audit::lines))
+        .on([needs(GET, AdminRead, Nothing)], routes!(usage::get))
         .on([needs(GET, AdminRead, Nothing)], routes!(admin::metrics))
 }
 

@@ -25,6 +25,7 @@ use crate::{
     error::{Code, Error},
     limits,
     names::SessionKey,
+    quota::Told,
     telemetry::repeats,
     tls::ListenerTls,
 };
@@ -343,9 +344,12 @@ where
     let allowed = api.gate().message(connection, headers, uri, names, has_origin).await;
     let (head, body) = request.into_parts();
     let response = match allowed {
-        Ok(admitted) => messages::answer(
-            messages::send(api, key, &head.uri, &head.headers, body, deadline, admitted).await,
-        ),
+        Ok(admitted) => {
+            let mut told = Told::default();
+            let of = (&head.uri, &head.headers);
+            let sent = messages::send(api, key, of, body, deadline, admitted, &mut told);
+            messages::answer(sent.await, told)
+        }
         Err(error) => problem::response(&error),
     };
     api.0.stats.message(response.status(), began.elapsed());

@@ -2,17 +2,19 @@
 
 use super::{
     Api,
+    access::Who,
     messages::{Deadline, outcome_unknown, reading},
     params::{self, Query},
     problem::Failed,
-    views::{SessionInfo, SessionsPage, json},
+    views::{SessionInfo, SessionsPage, json, page_bytes},
 };
 use crate::{
     names::SessionId,
     operation::{Delete, Describe},
 };
-use axum::{body::Body, extract::State};
+use axum::{Extension, body::Body, extract::State};
 use http::{Response, StatusCode, Uri};
+use std::sync::Arc;
 
 /// Describes a session
 #[utoipa::path(
@@ -76,12 +78,18 @@ pub(super) async fn delete(State(api): State<Api>, uri: Uri) -> Result<StatusCod
     ),
     responses((status = 200, description = "A page", body = SessionsPage, content_type = "application/json"))
 )]
-pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Result<Response<Body>, Failed> {
+pub(super) async fn list(
+    State(api): State<Api>,
+    Extension(who): Extension<Arc<Who>>,
+    uri: Uri,
+) -> Result<Response<Body>, Failed> {
     let service = params::service_of(&uri)?;
     let query = Query::parse(&uri, &["prefix", "after", "limit"])?;
     let limit = query.limit()?;
     let prefix = query.get("prefix").unwrap_or_default();
     let after = query.get("after").map(SessionId::parse).transpose()?;
     let found = api.backend().sessions(&service, prefix, after.as_ref(), limit + 1);
-    Ok(json(&SessionsPage::new(reading(&api, found).await?, limit)))
+    let page = json(&SessionsPage::new(reading(&api, found).await?, limit));
+    api.backend().sent(&service, who.client(), page_bytes(&page));
+    Ok(page)
 }

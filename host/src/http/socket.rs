@@ -83,6 +83,7 @@ pub(super) async fn get(
         standing.admitted().sender(sender.clone())?;
     }
     let upgrade = Upgrade::of(&mut head)?;
+    let counted = api.limiter().open_socket(&key, standing.admitted().client.as_deref())?;
     api.buffers().check(Kind::Events, limits::SUBSCRIBER_BYTES_FREE)?;
     let feed = match query.bool("subscribe")?.unwrap_or(true) {
         true => Some(reading(&api, Feed::open(api.backend().clone(), key.clone(), cursor)).await?),
@@ -103,8 +104,8 @@ pub(super) async fn get(
             let _open = api.0.stats.open_socket();
             Session::new(api, key, sender, standing, wire, feed).run().await;
         }
-        // Until here it counts as one of the listener's connections.
-        drop(connection);
+        // Until here it counts as one of the listener's connections, and of its service's sockets.
+        drop((connection, counted));
     });
     Ok(response)
 }
@@ -423,7 +424,8 @@ impl Session {
     async fn notify(&mut self, frame: NotifyFrame) -> Result<(), End> {
         // Many frames may have been read at once, and each may have its answer at once.
         tokio::task::consume_budget().await;
-        match self.notifying.send(&self.api, &self.key, frame) {
+        let client = self.standing.admitted().client;
+        match self.notifying.send(&self.api, &self.key, client.as_deref(), frame) {
             Some((id, error)) => self.refuse(id.as_deref(), &error).await,
             None => Ok(()),
         }
@@ -432,7 +434,10 @@ impl Session {
     async fn decided(&mut self, id: &str, result: Result<Sent, Error>) -> Result<(), End> {
         match result {
             Ok(_) if self.mute => {}
-            Ok(sent) => self.wire.write_with(TEXT, |out| frames::ack(out, id, &sent)),
+            Ok(sent) => {
+                self.count(sent.body.len());
+                self.wire.write_with(TEXT, |out| frames::ack(out, id, &sent));
+            }
             Err(error) => {
                 self.undecided += usize::from(self.ending && error.code.retriable());
                 self.write(TEXT, frames::error(Some(id), &error).as_bytes());
@@ -444,6 +449,8 @@ impl Session {
     async fn events(&mut self, item: Item) -> Result<(), End> {
         match item {
             Item::Events { published, from, held: _held } => {
+                let events = published.events.iter().skip(from);
+                self.count(events.map(|event| event.body.len()).sum());
                 for (index, event) in published.events.iter().enumerate().skip(from) {
                     let mut view = EventView::new(published.seq, index, published.time_ms, event);
                     let of = published.incarnation;
@@ -455,6 +462,7 @@ impl Session {
                 Ok(())
             }
             Item::Ephemeral { event, held: _held } => {
+                self.count(event.event.body.len());
                 let frame = frames::notified(EphemeralView::new(&event));
                 self.write(TEXT, frame.as_bytes());
                 self.drain().await
@@ -533,6 +541,11 @@ impl Session {
             let shut = poll_fn(|cx| self.wire.poll_shutdown(cx));
             let _ = tokio::time::timeout(limits::LINGER, shut).await;
         }
+    }
+
+    /// Counts bytes of bodies that are sent.
+    fn count(&self, bytes: usize) {
+        self.api.backend().sent(&self.key.service, self.standing.client(), bytes);
     }
 
     /// Queues a frame. [`Session::drain`] or [`Session::flush`] follows.

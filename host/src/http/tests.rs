@@ -25,6 +25,7 @@ mod access;
 mod frames;
 mod full;
 mod http2;
+mod quota;
 mod raw;
 mod streams;
 mod tls;

@@ -7,6 +7,7 @@ mod client;
 mod requests;
 mod sends;
 mod timers;
+mod usage;
 
 pub use answers::{HttpAnswerView, HttpPartView, PresenceView};
 pub use audit::{AuditLines, AuditPage};
@@ -14,6 +15,7 @@ pub use caused::CausedView;
 pub use client::ClientView;
 pub use sends::{AnswerView, DeliveryView, OutboxPage};
 pub use timers::{DeadPage, EffectChanged, TimersPage};
+pub use usage::UsageView;
 
 use super::{
     body::{Inline, Shown},
@@ -494,6 +496,12 @@ pub struct ResetDone {
 pub(super) struct Binary(Vec<u8>);
 
 /// An answer in JSON.
+/// Bytes of the body of an answer that [`json`] made.
+pub(super) fn page_bytes(page: &Response<axum::body::Body>) -> usize {
+    let bytes = http_body::Body::size_hint(page.body()).exact();
+    bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or_default()
+}
+
 pub(super) fn json<T: Serialize>(value: &T) -> Response<axum::body::Body> {
     let mut body = Pieces::default();
     if serde_json::to_writer(&mut body, value).is_err() {

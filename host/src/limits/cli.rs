@@ -34,6 +34,8 @@ pub const CLUSTER_DEV_LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub const CLUSTER_DEV_STOP: Duration = Duration::from_secs(40);
 /// Free ports that are tried until one is free over TCP and UDP.
 pub const PEER_PORT_TRIES: u32 = 32;
+/// Days of usage that are reported if nobody says how many: a month's.
+pub const USAGE_SHOWN_DAYS: u64 = 30;
 /// Changes that `slotd audit-log` shows: some screens.
 pub const AUDIT_SHOWN_DEFAULT: u64 = 100;
 /// How often `slotd audit-log --follow` asks: a person reads it.

@@ -110,6 +110,11 @@ impl Node {
         self.list(service, "", after, limit, true).await
     }
 
+    /// Whether there is such a service, as far as this node knows.
+    pub fn has(&self, service: &ServiceName) -> bool {
+        self.context.catalogue.require(service).is_ok()
+    }
+
     /// As [`Node::call`], for internal callers.
     pub(super) async fn ask<O: Routed>(&self, operation: O) -> Result<O::Answer, Error> {
         let operation = operation.at_level(self.context.level.get());

@@ -18,6 +18,7 @@ mod slots;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod usage;
 mod views;
 mod wakes;
 
@@ -37,6 +38,7 @@ pub use effects::EffectKind;
 pub use level::LevelDuties;
 pub use requester::{OfNode as HttpRequester, RequestOptions};
 pub use session_check::DeployOptions;
+pub use usage::UsageReport;
 pub use views::*;
 
 use self::turns::Turns;
@@ -59,6 +61,10 @@ use crate::{
     operation,
     peer::member::Members,
     plugin::{Guests, Plugin, PluginError, PluginHost},
+    quota::{
+        Quota,
+        usage::{Ask, NodeUsage, UsageShare},
+    },
     registry::{Changes, Placement, Registry},
     ring,
     router::{Routed, Router},
@@ -69,10 +75,11 @@ use crate::{
     },
     signing::DeployKeys,
     slot::{Activation, ClusterContext, Mailed, Order, SlotContext, SlotOptions, read},
-    state::snapshot::Snapshots,
+    state::{snapshot::Snapshots, stored::StoredByService},
     storage::DataDir,
     swap::Swap,
     telemetry::Snapshot,
+    usage::Meter,
 };
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture};
@@ -94,6 +101,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 pub struct Node {
     name: String,
     audit: Audit,
+    usage: Arc<NodeUsage>,
     /// Who may sign what is deployed; `None`: nothing has to be signed.
     deploy_keys: RwLock<Option<Arc<DeployKeys>>>,
     options: NodeOptions,
@@ -152,6 +160,8 @@ pub struct Foundation {
     pub shared: Option<Shared>,
     /// Makes requests over HTTP; `None`: there are none.
     pub requester: Option<Arc<HttpRequester>>,
+    /// The limits of services; as the policy says them.
+    pub quota: Quota,
 }
 
 /// A cluster node's dependencies besides its own disk.
@@ -204,12 +214,18 @@ impl Node {
     /// The stored catalogue does not decode, a current component is damaged, or the store can't be
     /// read.
     pub fn start(options: NodeOptions, foundation: Foundation) -> Result<Arc<Self>, Error> {
-        let Foundation { data_dir, plugins, shared, requester } = foundation;
+        let Foundation { data_dir, plugins, shared, requester, quota } = foundation;
         let stream = shared.as_ref().and_then(|shared| shared.audit.clone());
         let audit = match stream {
             Some(stream) => Audit::in_stream(stream, &options.name),
             None => Audit::in_folder(data_dir.path(), &options.name),
         };
+        let usage = NodeUsage::open(data_dir.path(), now_ms());
+        let usage = usage.map_err(|e| Error::of(Cause::Storage, format!("usage: {e}")))?;
+        let meter = Meter::default();
+        meter.start(usage.counted().clone());
+        let usage = Arc::new(usage);
+        quota.follow_stored(usage.clone());
         let (log, catalogue): (Arc<dyn SlotLog>, _) = match &shared {
             Some(shared) => (shared.log.clone(), shared.catalogue.clone()),
             None => {
@@ -233,6 +249,8 @@ impl Node {
             courier: OnceLock::new(),
             requester: OnceLock::new(),
             outbox: AtomicUsize::new(0),
+            quota,
+            usage: meter,
             options: SlotOptions {
                 mailbox_messages: options.mailbox_messages,
                 cache_bytes: options.session_cache_bytes,
@@ -279,6 +297,7 @@ impl Node {
         let node = Arc::new(Self {
             name: options.name.clone(),
             audit,
+            usage,
             deploy_keys: RwLock::default(),
             router,
             cluster,
@@ -334,6 +353,7 @@ impl Node {
             "feature level",
             level::keep(Arc::downgrade(node), duties, node.stopping.subscribe()),
         );
+        crate::task::spawn("usage", usage::keep(Arc::downgrade(node), node.stopping.subscribe()));
         crate::task::spawn(
             "components",
             components::tidy(Arc::downgrade(node), node.stopping.subscribe()),
@@ -353,6 +373,11 @@ impl Node {
     /// The log of changes by operators.
     pub fn audit(&self) -> &Audit {
         &self.audit
+    }
+
+    /// What is used of this node, to count and to ask.
+    pub fn metered(&self) -> &Arc<NodeUsage> {
+        &self.usage
     }
 
     /// `Ok` if requests can be served, with a warning if something is wrong; else the reason.
@@ -432,6 +457,7 @@ impl Node {
             snapshot.instances += memory.instances;
             snapshot.services.push((service, memory));
         }
+        snapshot.usage = self.usage.shown();
         snapshot
     }
 
@@ -457,7 +483,10 @@ impl Node {
             cluster.close();
         }
         self.router.close();
-        self.stop_slots(grace).await
+        let late = self.stop_slots(grace).await;
+        // With what they have committed last.
+        self.write_usage().await;
+        late
     }
 
     async fn stop_slots(&self, grace: Duration) -> usize {
@@ -500,6 +529,13 @@ impl LocalNode for Node {
     }
     fn sessions(&self, service: ServiceName) -> BoxFuture<'static, Result<SessionCounts, Error>> {
         self.count_here(service).boxed()
+    }
+    fn usage(&self, ask: Ask) -> BoxFuture<'static, Result<UsageShare, Error>> {
+        self.usage_here(ask).boxed()
+    }
+    fn stored(&self) -> BoxFuture<'static, Result<StoredByService, Error>> {
+        let stored = self.stored_here(usage::Look::Known);
+        async move { Ok(stored.await?.0) }.boxed()
     }
     fn purge(&self, service: &ServiceName) -> Option<PurgeShare> {
         self.purges.lock().get(service).map(|purge| purge.share())

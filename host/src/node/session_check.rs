@@ -204,7 +204,7 @@ fn would_stay(
 
 /// Waits until everything acknowledged before is in the store, at most
 /// [`limits::SESSIONS_FLUSH_WAIT`].
-async fn flush(router: &Router, slots: &[SlotId]) {
+pub(super) async fn flush(router: &Router, slots: &[SlotId]) {
     let behind = slots.iter().filter_map(|&slot| {
         let handle = router.running(slot).ok().flatten()?;
         let position = handle.stats.position.load(Ordering::Relaxed);

@@ -69,8 +69,13 @@ impl Fixture {
             sends: Arc::default(),
             in_order: Arc::default(),
         };
-        let foundation =
-            Foundation { data_dir, plugins: plugins.clone(), shared: None, requester: None };
+        let foundation = Foundation {
+            data_dir,
+            plugins: plugins.clone(),
+            shared: None,
+            requester: None,
+            quota: Quota::default(),
+        };
         let node = Node::start(options, foundation).unwrap();
         let service = ServiceName::parse("s").unwrap();
         Self { node, plugins, service, _dir: dir }

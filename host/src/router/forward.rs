@@ -248,7 +248,10 @@ impl Forwarder {
                 Place::Moving => being_moved(slot),
                 Place::Away { owner, .. } => match self.owner(slot, owner) {
                     None => nobody(slot),
-                    Some(peer) => match self.forward(slot, &peer, request(), &mut seen).await {
+                    Some(peer) => match self
+                        .ask(&operation, slot, &peer, request(), &mut seen)
+                        .await
+                    {
                         Ok(response) => {
                             return O::answer(response).ok_or_else(|| {
                                 Error::internal(format!("node {peer} sent an unexpected answer"))
@@ -286,6 +289,29 @@ impl Forwarder {
             let waited = self.wait(slot, &seen, &mut backoff, deadline, trouble).await;
             waited.map_err(|given_up| undecided.unwrap_or(given_up))?;
         }
+    }
+
+    /// As [`Self::forward`], and counts what a handler has used on the other node.
+    async fn ask<O: Routed>(
+        &self,
+        operation: &O,
+        slot: SlotId,
+        peer: &Arc<str>,
+        request: Request,
+        seen: &mut Seen,
+    ) -> Result<Response, PeerError> {
+        let answered = self.forward(slot, peer, request, seen).await;
+        let used = match &answered {
+            Ok(Response::Answer(answer)) => answer.guest_time,
+            Err(PeerError::Refused(error)) => error.guest_time,
+            _ => Duration::ZERO,
+        };
+        if !used.is_zero()
+            && let Some((key, client)) = operation.asker()
+        {
+            self.router.context().quota.spent(&key, client.as_deref(), used);
+        }
+        answered
     }
 
     /// `seen` learns the slot's place after the peer's answer.
@@ -496,7 +522,10 @@ impl Journey {
                 }
             },
             Sending::Away { peer, answer } => match answer.await {
-                Ok(Response::Sent(sent)) => Ok(Ok(sent)),
+                Ok(Response::Sent(sent)) => {
+                    self.spent(sent.guest_time);
+                    Ok(Ok(sent))
+                }
                 Ok(Response::NotOwner { owner, term, .. }) => {
                     let moved = owner.as_ref().is_some_and(|owner| *owner != peer);
                     self.forwarder.not_owner(self.slot, &peer, owner, term);
@@ -506,7 +535,10 @@ impl Journey {
                     Err(Trouble { error, doubtful: false, moved })
                 }
                 Ok(_) => Ok(Err(Error::internal(format!("node {peer} sent an unexpected answer")))),
-                Err(PeerError::Refused(error)) => self.classify(error),
+                Err(PeerError::Refused(error)) => {
+                    self.spent(error.guest_time);
+                    self.classify(error)
+                }
                 Err(error @ PeerError::Unreachable { .. }) => {
                     let error = Error::of(Cause::Unreachable, error.to_string());
                     Err(Trouble { error, doubtful: false, moved: false })
@@ -517,6 +549,15 @@ impl Journey {
                 }
             },
         }
+    }
+
+    /// Its handler has used so much on another node, which this one let it through to.
+    fn spent(&self, time: Duration) {
+        self.forwarder.router.context().quota.spent(
+            &self.key,
+            self.message.client.as_deref(),
+            time,
+        );
     }
 
     fn classify(&self, error: Error) -> Result<Result<Sent, Error>, Trouble> {

@@ -13,7 +13,7 @@ use crate::{
     operation::{
         self, Forwarded, operations,
         wire::{
-            Answered, Beside, Step, body, detached, fields_and, parts, parts_and, split,
+            Answered, Beside, Step, body, detached, fields_and, parts, parts_and, split, take,
             unknown_tag, value,
         },
     },
@@ -174,7 +174,7 @@ macro_rules! forms {
                 Ok(Response::NotOwner { owner, term, position }) => {
                     parts(response::NOT_OWNER, &(owner, term, position), Bytes::new())
                 }
-                Err(error) => parts(response::FAILED, &(), body(&Failure::from(error))?),
+                Err(error) => parts(response::FAILED, &(), failure_body(error)?),
             }
         }
 
@@ -208,7 +208,7 @@ macro_rules! forms {
                 }
                 response::FAILED => {
                     fields_and::<()>(fields)?;
-                    return Ok(Err(value::<Failure>(&body)?.into()));
+                    return Ok(Err(failure(&body)?));
                 }
                 _ => return Err(unknown_tag()),
             }))
@@ -216,6 +216,22 @@ macro_rules! forms {
     };
 }
 operations!(forms);
+
+/// What was used before it failed, in nanoseconds, is behind it. Left out where it is nothing: versions from before
+/// neither write nor read it.
+fn failure_body(error: Error) -> Result<Bytes, Error> {
+    let ns = u64::try_from(error.guest_time.as_nanos()).unwrap_or(u64::MAX);
+    match (Failure::from(error), ns) {
+        (failure, 0) => body(&failure),
+        (failure, ns) => body(&(failure, ns)),
+    }
+}
+
+fn failure(body: &[u8]) -> Result<Error, String> {
+    let (failure, rest) = take::<Failure>(body)?;
+    let ns = if rest.is_empty() { 0 } else { value(rest)? };
+    Ok(Error { guest_time: Duration::from_nanos(ns), ..failure.into() })
+}
 
 /// # Errors
 /// `internal`: a bug; the subscription can't go on without this item.
@@ -305,6 +321,7 @@ impl From<Failure> for Error {
             plugin: failure.plugin,
             rejection: failure.rejection.map(Box::new),
             retry_after: failure.retry_after_ms.map(Duration::from_millis),
+            guest_time: Duration::ZERO,
         }
     }
 }

@@ -14,6 +14,7 @@ mod follow;
 mod http;
 mod judged;
 mod killed;
+mod limits;
 mod lost;
 mod network;
 mod quorum;
@@ -24,6 +25,7 @@ mod stopped;
 mod tapped;
 mod timers;
 mod upgrade;
+mod usage;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

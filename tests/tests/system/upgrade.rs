@@ -28,6 +28,25 @@ async fn picture(node: &Node) -> anyhow::Result<Vec<String>> {
     Ok(all)
 }
 
+/// The earlier version neither knows what services store nor keeps it: it has to be counted after it.
+async fn stored_is_counted(node: &Node) -> anyhow::Result<()> {
+    for service in ["counter", "chat"] {
+        let path = format!("/v1/services/{service}/sessions?limit=1000");
+        let listed: Value = node.api().client.get(&path).await?.success()?.json()?;
+        let sessions = listed["sessions"].as_array().context("no sessions")?.len();
+        eventually("all sessions are counted", async || {
+            let report = node.admin().client.get("/admin/v1/usage").await?.success()?;
+            let report: Value = report.json()?;
+            let stored = report["stored"].as_array().context("nothing is stored")?;
+            let own = stored.iter().find(|stored| stored["service"] == service);
+            let found = own.map(|own| (own["sessions"].as_u64(), own["bytes"].as_u64() > Some(0)));
+            Ok((found == Some((Some(sessions as u64), true))).then_some(()))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
 /// More of everything, under keys that are used again after each change of the program.
 async fn use_it(node: &Node, round: u32) -> anyhow::Result<()> {
     let api = node.api();
@@ -84,6 +103,7 @@ fn a_data_directory_is_upgraded_and_can_be_taken_back_until_it_is_raised() {
             next(&mut node, program, kill, round).await?;
         }
         next(&mut node, None, true, 5).await?;
+        stored_is_counted(&node).await?;
         ensure!(level(&node).await? == 1, "raised unasked");
         let raised = node.run(&["level", "--raise"]).await?;
         ensure!(raised.status.success() && raised.stderr.contains("level 2"), "{raised:?}");
@@ -91,6 +111,7 @@ fn a_data_directory_is_upgraded_and_can_be_taken_back_until_it_is_raised() {
         // Of both formats, in one log.
         next(&mut node, None, true, 7).await?;
         ensure!(level(&node).await? == 2, "the level is forgotten");
+        stored_is_counted(&node).await?;
         let before = picture(&node).await?;
         node.kill()?;
         node.set_program(Some(old));

@@ -17,6 +17,8 @@ use crate::{
     verb::{Listener, Verb, Verbs},
 };
 use reqwest::Url;
+use serde::{Deserialize as _, de::IntoDeserializer as _};
+use slotd_quota::policy::Limits;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Read as _,
@@ -542,8 +544,35 @@ impl Builder<'_> {
             }
             service.deploy_keys.push(text.to_owned());
         }
+        let limits = table.value("limits");
+        service.limits = limits.and_then(|limits| self.limits(table.name(), limits)).map(Box::new);
         table.finish(&mut self.faults);
         service
+    }
+
+    fn limits(&mut self, service: &str, value: &Value<'_>) -> Option<Limits> {
+        let DeValue::Table(_) = value.get_ref() else {
+            let what = format_args!(
+                "{service}: `limits` is a table, not a {}",
+                value.get_ref().type_str()
+            );
+            self.faults.add(Some(value.span()), what);
+            return None;
+        };
+        match Limits::deserialize(value.clone().into_deserializer()) {
+            Ok(limits) => {
+                for fault in limits.faults() {
+                    self.faults.add(Some(value.span()), format_args!("{service}: {fault}"));
+                }
+                Some(limits)
+            }
+            Err(error) => {
+                let at = error.span().unwrap_or_else(|| value.span());
+                let what = format_args!("{service}: limits: {}", error.message());
+                self.faults.add(Some(at), what);
+                None
+            }
+        }
     }
 
     fn origins(&mut self, texts: Vec<Text<'_>>) -> Origins {

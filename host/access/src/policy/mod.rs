@@ -9,6 +9,7 @@ pub(crate) use issuer::{Issuer, KeySource};
 pub(crate) use rule::{Rule, Unmatched, covers, joined};
 
 use crate::{signing::PublicKey, verb::Listener};
+use slotd_quota::{buckets::REST, policy::Limits};
 use std::{
     collections::BTreeMap,
     fmt,
@@ -56,6 +57,8 @@ pub struct ServicePolicy {
     pub credentials: bool,
     /// Names of keys: only what one of them has signed may be deployed. Empty: anything.
     pub deploy_keys: Vec<String>,
+    /// What it, each of its subjects and each of its sessions may use. `None`: its table does not say.
+    pub limits: Option<Box<Limits>>,
 }
 
 /// Who a message is said to be from.
@@ -114,6 +117,13 @@ impl Policy {
     /// `deploy_keys` has those of `*`.
     pub fn service(&self, name: &str) -> &ServicePolicy {
         self.services.get(name).unwrap_or(&self.others)
+    }
+
+    /// The limits of all services whose tables have some; [`REST`] is those of all others.
+    pub fn limits(&self) -> impl Iterator<Item = (&str, &Limits)> {
+        let services = self.services.iter().map(|(name, service)| (name.as_str(), service));
+        let all = services.chain([(REST, &self.others)]);
+        all.filter_map(|(name, service)| Some((name, service.limits.as_deref()?)))
     }
 
     /// Keys that sign components.

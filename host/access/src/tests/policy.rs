@@ -51,6 +51,37 @@ fn a_service_has_its_own_table_or_that_of_all_others() {
     assert_eq!(policy.keys()[0].name, "ci");
 }
 
+/// Whoever adds a table for a page would lift the limits of a service; and one that is to have none could not say so.
+#[test]
+fn a_service_without_limits_of_its_own_has_those_of_all_others() {
+    let policy = parse(
+        "[service.chat.limits]\nmessages = '10/s'\n[service.chat.limits.subject]\nsockets = 2\n\
+         [service.carts]\norigins = '*'\n[service.free.limits]\n[service.'*'.limits]\nmessages = '5/s'\n",
+    );
+    let all: Vec<_> = policy.limits().collect();
+    let names: Vec<_> = all.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, ["chat", "free", "*"]);
+    assert_eq!(all[0].1.messages.unwrap().to_string(), "10/s");
+    assert_eq!(all[0].1.subject.as_ref().unwrap().sockets.unwrap().0, 2);
+    assert!(all[1].1.messages.is_none());
+    assert!(parse("").limits().next().is_none());
+}
+
+#[test]
+fn wrong_limits_are_said_with_their_line() {
+    let text = "[service.chat.limits]\nmessages = 'fast'\n\n[service.a.limits]\nspeed = 1\n\
+                [service.b.limits]\nburst = '1s'\n[service.c]\nlimits = 5\n";
+    let faults = faults(text);
+    assert_eq!(faults.len(), 4, "{faults:?}");
+    assert!(
+        faults[0].starts_with("line 2: [service.chat]: limits: must be messages"),
+        "{faults:?}"
+    );
+    assert!(faults[1].starts_with("line 5: [service.a]: limits: unknown field"), "{faults:?}");
+    assert!(faults[2].contains("[service.b]: limits: burst needs"), "{faults:?}");
+    assert!(faults[3].starts_with("line 9: [service.c]: `limits` is a table"), "{faults:?}");
+}
+
 #[test]
 fn all_that_is_wrong_is_said_at_once_with_its_line() {
     let text = "\

@@ -70,6 +70,8 @@ causes! {
     RequestRefused => RequestRefused;
     /// The session takes no more messages.
     Closed => SessionClosed;
+    /// The service, or the session, stores as much as it may.
+    Quota => QuotaExceeded;
     /// The idempotency key is that of another message.
     KeyConflict => IdempotencyConflict;
     /// The service is not deployed.
@@ -94,6 +96,7 @@ impl Cause {
             Code::SendRefused => Self::SendRefused,
             Code::RequestRefused => Self::RequestRefused,
             Code::SessionClosed => Self::Closed,
+            Code::QuotaExceeded => Self::Quota,
             Code::IdempotencyConflict => Self::KeyConflict,
             Code::ServiceNotFound => Self::NoService,
             _ => return None,
@@ -128,6 +131,7 @@ impl Cause {
             | Self::SendRefused
             | Self::RequestRefused
             | Self::Closed
+            | Self::Quota
             | Self::KeyConflict
             | Self::NoService => false,
         }
@@ -147,6 +151,7 @@ impl Cause {
                 | Self::SendRefused
                 | Self::RequestRefused
                 | Self::Closed
+                | Self::Quota
                 | Self::KeyConflict
                 | Self::NoService
         )

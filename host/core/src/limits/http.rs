@@ -139,6 +139,8 @@ pub const EVENTS_CHUNK_BYTES: usize = 32 * 1024;
 pub const SOCKET_FRAME_OVERHEAD_BYTES: usize = 16 * 1024;
 /// What a client is asked to wait before it repeats what may succeed then (`Retry-After`).
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// The same for a socket that is one too many: others close when it suits them.
+pub const SOCKETS_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// After a connection could not be accepted, for want of file descriptors most likely: others must
 /// close first.
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);

@@ -63,3 +63,6 @@ pub const SEAL_KEYS_MAX: usize = 16;
 pub const SEAL_KEYS_BYTES_MAX: u64 = 64 * 1024;
 /// For a command that prints them: it may ask a service elsewhere, and nothing starts before it has answered.
 pub const SEAL_COMMAND_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+/// How long a node counts at a time what slots store that were not counted yet, of each half minute: what was used has
+/// to be written in between.
+pub const STORED_COUNT_TIME: Duration = Duration::from_secs(15);

@@ -25,7 +25,7 @@ use crate::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 /// A message from the gateway, with sizes and names already checked.
@@ -73,6 +73,8 @@ pub struct Sent {
     pub replayed: bool,
     pub content_type: String,
     pub body: Bytes,
+    /// What its handler has used. Of a repeat, nothing.
+    pub guest_time: Duration,
 }
 
 /// A query's answer.
@@ -84,6 +86,8 @@ pub struct Answer {
     pub seq: u64,
     pub content_type: String,
     pub body: Bytes,
+    /// As a message's.
+    pub guest_time: Duration,
 }
 
 /// A message that is in its slot's mailbox; resolves when it is durable, or failed.

@@ -35,15 +35,17 @@ impl Answered for Sent {
     const TAG: u32 = 0;
 
     fn encode(self) -> Result<Parts, Error> {
-        let Self { seq, incarnation, slot, plugin, replayed, content_type, body } = self;
+        let Self { seq, incarnation, slot, plugin, replayed, content_type, body, guest_time } =
+            self;
         let fields = (seq, slot, plugin, replayed, content_type);
-        parts_and(Self::TAG, &fields, &Beside::of(incarnation), body)
+        parts_and(Self::TAG, &fields, &Beside::of(incarnation).after(guest_time), body)
     }
     fn decode(fields: &[u8], body: Bytes) -> Result<Self, String> {
         type Fields = (u64, SlotId, Arc<str>, bool, String);
         let (fields, beside) = fields_and::<Fields>(fields)?;
         let (seq, slot, plugin, replayed, content_type) = fields;
-        let (incarnation, body) = (beside.incarnation(), detached(body));
-        Ok(Self { seq, incarnation, slot, plugin, replayed, content_type, body })
+        let (incarnation, guest_time) = (beside.incarnation(), beside.guest_time());
+        let body = detached(body);
+        Ok(Self { seq, incarnation, slot, plugin, replayed, content_type, body, guest_time })
     }
 }

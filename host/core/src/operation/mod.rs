@@ -37,10 +37,11 @@ pub use subscribe::Subscribe;
 use crate::{
     error::Error,
     level::Level,
-    message::Purpose,
-    names::{ServiceName, SlotId},
+    message::{Client, Purpose},
+    names::{ServiceName, SessionKey, SlotId},
 };
 use bytes::Bytes;
+use std::sync::Arc;
 use wire::Parts;
 
 /// A request to a slot.
@@ -69,6 +70,11 @@ pub trait Operation: Clone + Send + Sync + 'static {
     #[must_use]
     fn at_level(self, _: Level) -> Self {
         self
+    }
+
+    /// The session whose handler it calls for a client, and that client: for limits of guest time.
+    fn asker(&self) -> Option<(SessionKey, Option<Arc<Client>>)> {
+        None
     }
 
     /// Checks an answer on the node that sent the request for a client.

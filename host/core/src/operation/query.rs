@@ -2,7 +2,7 @@
 
 use super::{
     Forwarded, Operation,
-    wire::{Answered, Parts, detached, fields_and, parts, value},
+    wire::{Answered, Beside, Parts, detached, fields_and, parts, parts_and, value},
 };
 use crate::{
     error::Error,
@@ -43,6 +43,9 @@ impl Operation for Query {
     fn at_level(self, level: Level) -> Self {
         Self { client: self.client.filter(|_| level >= IDENTITY_FROM), ..self }
     }
+    fn asker(&self) -> Option<(SessionKey, Option<Arc<Client>>)> {
+        Some((self.key.clone(), self.client.clone()))
+    }
 }
 
 impl Forwarded for Query {
@@ -73,12 +76,17 @@ impl Answered for Answer {
     const TAG: u32 = 1;
 
     fn encode(self) -> Result<Parts, Error> {
-        let Self { slot, plugin, seq, content_type, body } = self;
-        parts(Self::TAG, &(slot, plugin, seq, content_type), body)
+        let Self { slot, plugin, seq, content_type, body, guest_time } = self;
+        let fields = (slot, plugin, seq, content_type);
+        match guest_time.is_zero() {
+            true => parts(Self::TAG, &fields, body),
+            false => parts_and(Self::TAG, &fields, &Beside::default().after(guest_time), body),
+        }
     }
     fn decode(fields: &[u8], body: Bytes) -> Result<Self, String> {
-        let (fields, _) = fields_and::<(SlotId, Arc<str>, u64, String)>(fields)?;
+        let (fields, beside) = fields_and::<(SlotId, Arc<str>, u64, String)>(fields)?;
         let (slot, plugin, seq, content_type) = fields;
-        Ok(Self { slot, plugin, seq, content_type, body: detached(body) })
+        let (body, guest_time) = (detached(body), beside.guest_time());
+        Ok(Self { slot, plugin, seq, content_type, body, guest_time })
     }
 }

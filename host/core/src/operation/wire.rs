@@ -15,7 +15,7 @@ use crate::{
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// The first byte of every head.
 const WIRE_FORMAT: u8 = 1;
@@ -49,11 +49,20 @@ pub struct Beside {
     pub made_again: bool,
     /// Of a session. Left out where it is `false`: versions from before do not write it.
     pub closed: bool,
+    /// What a handler has used, in nanoseconds. Left out where it is nothing, as above.
+    pub guest_time_ns: u64,
 }
 
 impl Beside {
     pub fn of(incarnation: Option<Incarnation>) -> Self {
         Self { incarnation: incarnation.map(Incarnation::to_wire), ..Self::default() }
+    }
+    #[must_use]
+    pub fn after(self, guest_time: Duration) -> Self {
+        Self { guest_time_ns: u64::try_from(guest_time.as_nanos()).unwrap_or(u64::MAX), ..self }
+    }
+    pub fn guest_time(&self) -> Duration {
+        Duration::from_nanos(self.guest_time_ns)
     }
     pub fn incarnation(&self) -> Option<Incarnation> {
         self.incarnation.map(Incarnation::from_wire)
@@ -61,8 +70,9 @@ impl Beside {
 
     fn decode(bytes: &[u8]) -> Result<Self, String> {
         let ((incarnation, made_again), rest) = take(bytes)?;
-        let closed = if rest.is_empty() { false } else { value(rest)? };
-        Ok(Self { incarnation, made_again, closed })
+        let (closed, rest) = if rest.is_empty() { (false, rest) } else { take(rest)? };
+        let guest_time_ns = if rest.is_empty() { 0 } else { value(rest)? };
+        Ok(Self { incarnation, made_again, closed, guest_time_ns })
     }
 }
 
@@ -103,12 +113,13 @@ pub fn parts_and(
     beside: &Beside,
     body: Bytes,
 ) -> Result<Parts, Error> {
-    let Beside { incarnation, made_again, closed } = beside;
+    let Beside { incarnation, made_again, closed, guest_time_ns } = beside;
     let fields = (tag, fields, incarnation, made_again);
     let start = vec![WIRE_FORMAT];
-    let head = match closed {
-        false => bytes(start, &fields)?,
-        true => bytes(start, &(fields, closed))?,
+    let head = match (closed, guest_time_ns) {
+        (false, 0) => bytes(start, &fields)?,
+        (true, 0) => bytes(start, &(fields, closed))?,
+        _ => bytes(start, &(fields, closed, guest_time_ns))?,
     };
     Ok(Parts { head, body })
 }

@@ -152,6 +152,20 @@ pub enum Input {
     Migrate { from: String },
 }
 
+impl Input {
+    /// The client for which it is called, as far as that is known.
+    pub fn client(&self) -> Option<&Arc<Client>> {
+        match self {
+            Self::Handle { origin, .. } => match origin.as_deref() {
+                Some(Origin::Client(client)) => Some(client),
+                _ => None,
+            },
+            Self::Query { client, .. } => client.as_ref(),
+            Self::Migrate { .. } => None,
+        }
+    }
+}
+
 /// How one call ended. The state comes back in every case.
 pub struct Outcome {
     pub state: Box<dyn State>,

@@ -30,7 +30,7 @@ use crate::{
     telemetry::repeats,
     trace::Trace,
 };
-use std::{future::Future, sync::Arc, task::Context};
+use std::{future::Future, sync::Arc, task::Context, time::Duration};
 
 /// What became of a message.
 pub(super) enum Applied {
@@ -88,8 +88,9 @@ impl Shell {
         let mut reply = reply;
         let mut caller = |cx: &mut Context<'_>| reply.poll_closed(cx);
         let arriving = Arriving { message, came: None };
+        self.guest_time = Duration::ZERO;
         let (mut session, applied) = self.apply(session, arriving, &mut caller).await;
-        match applied {
+        match applied.map_err(|error| self.after_calls(error)) {
             Ok(Applied::New { record, sent, ephemeral }) => {
                 self.push_applied(&mut session, record, ephemeral);
                 self.core.hold(Held::Sent(reply, sent));
@@ -154,6 +155,14 @@ impl Shell {
         if let Err(error) = self.check_room() {
             return (session, Err(error));
         }
+        // What effects lead to is kept already: to refuse it would only have it tried again.
+        let is_of_client = came.is_none();
+        if is_of_client
+            && let Err(what) =
+                self.context.quota.check_stored(&session.key.service, !session.exists())
+        {
+            return (session, Err(Error::of(Cause::Quota, what)));
+        }
         let key = session.key.clone();
         let seq = session.head.seq + 1;
         let time_ms = crate::clock::now_ms().max(session.head.updated_ms);
@@ -209,6 +218,12 @@ impl Shell {
         if let Err(failure) = self.check_sends(&tx).and_then(|()| self.check_requests(&tx)) {
             return (tx.discard(), Err(self.failure_error(&label, failure)));
         }
+        if is_of_client
+            && let Some(max) = self.context.quota.session_stored(&tx.session().key.service)
+            && let Err(error) = check_growth(&mut tx, max)
+        {
+            return (tx.discard(), Err(error));
+        }
         let mut numbers = self.numbers();
         let merged = tx.merge(&mut numbers);
         self.sent = numbers.last.index;
@@ -248,7 +263,8 @@ impl Shell {
         });
         let record = new_record(&mut session, entry, fingerprint, written);
         let of = Incarnation::of(&record.head);
-        let sent = self.sent(&record.entry, of, label, false);
+        let mut sent = self.sent(&record.entry, of, label, false);
+        sent.guest_time = self.guest_time;
         (session, Ok(Applied::New { record, sent, ephemeral }))
     }
 
@@ -337,7 +353,13 @@ impl Shell {
             replayed,
             content_type: entry.reply_content_type.clone(),
             body: entry.reply.clone(),
+            guest_time: Duration::ZERO,
         }
+    }
+
+    /// An error, with what the calls that led to it have used.
+    fn after_calls(&self, error: Error) -> Error {
+        Error { guest_time: self.guest_time, ..error }
     }
 
     /// Decides what a session runs on, and has it loaded.
@@ -456,7 +478,9 @@ impl Shell {
         let mut reply = reply;
         let mut caller = |cx: &mut Context<'_>| reply.poll_closed(cx);
         let input = Input::Query { content_type, body, client };
+        self.guest_time = Duration::ZERO;
         let (session, answer) = self.ask(session, input, &mut caller).await;
+        let answer = answer.map_err(|error| self.after_calls(error));
         self.hold_read(session.changed_in, consistency, reply, answer);
         self.put_session(session);
     }
@@ -503,6 +527,7 @@ impl Shell {
                 seq,
                 content_type: done.reply.content_type,
                 body: done.reply.body,
+                guest_time: self.guest_time,
             });
         (tx.discard(), answer)
     }
@@ -556,6 +581,22 @@ impl Shell {
         }
         let effects = session.load_effects(&*self.context.store, self.slot)?;
         Ok(effects.removal())
+    }
+}
+
+/// A session that has as much state as it may does not grow; it may shrink.
+fn check_growth(tx: &mut Transaction, max: u64) -> Result<(), Error> {
+    match tx.state_bytes() {
+        Ok((before, after)) if after > max && after > before => Err(Error::of(
+            Cause::Quota,
+            format!(
+                "the session's state would have {after} bytes, and may have {max} \
+                 (`limits.session.stored`); nothing was kept"
+            ),
+        )),
+        Ok(_) => Ok(()),
+        Err(StateFault::Store(error)) => Err(error.into()),
+        Err(fault) => Err(Error::internal(fault.to_string())),
     }
 }
 

@@ -159,6 +159,7 @@ impl Shell {
             Input::Query { .. } => Called::Query,
             Input::Migrate { .. } => Called::Migrate,
         };
+        let client = call.input.client().cloned();
         let (context, signal, key) =
             (self.context.clone(), self.signal.clone(), call.session.clone());
         let offload = context.plugins.offload_pool();
@@ -180,8 +181,19 @@ impl Shell {
             self.beside_commits(running).await
         };
         if let Some(elapsed) = ran.output.elapsed {
+            let used = guest_time(elapsed, begin, ran.offloaded);
+            self.guest_time += used;
+            self.context.quota.spent(&key, client.as_deref(), used);
             let counted = self.services.of(&guests.service);
             counted.called(called, elapsed, ran.output.host_calls.into());
+            let meter = &self.context.usage;
+            self.used.add(meter, &guests.service, client.as_ref(), |amounts| {
+                amounts.guest_time_ns += u64::try_from(used.as_nanos()).unwrap_or(u64::MAX);
+            });
+            // What is kept is counted with its commit.
+            if ran.output.result.is_err() || !matches!(called, Called::Handle) {
+                self.used.flush(meter);
+            }
         }
         if let Some(took) = ran.offloaded {
             let was_cut = matches!(ran.output.result, Err(Failure::Cut(_)));
@@ -274,6 +286,15 @@ async fn ending(stats: Arc<SlotStats>, begun: Instant, deadline: Duration, alone
         biased;
         () = ordered => Cut::Ending,
         () = crowded => Cut::Crowded,
+    }
+}
+
+/// What a call has used of a processor. One that came to the pool has waited there for its turns.
+fn guest_time(elapsed: Duration, began: Begin, offloaded: Option<Duration>) -> Duration {
+    match (offloaded, began) {
+        (None, _) => elapsed,
+        (Some(took), Begin::Here) => elapsed.min(took + limits::GUEST_SLICE),
+        (Some(took), Begin::Offloaded { .. }) => took,
     }
 }
 

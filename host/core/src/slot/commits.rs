@@ -91,6 +91,11 @@ impl Shell {
                 Record::Message(message) => {
                     messages += 1;
                     let service = &message.key.service;
+                    let client = message.entry.client();
+                    self.used.add(&self.context.usage, service, client, |amounts| {
+                        amounts.messages += 1;
+                        amounts.bytes_in += message.entry.body.len() as u64;
+                    });
                     match sums.iter_mut().find(|(known, _)| *known == service) {
                         Some((_, sum)) => sum.add(&message.entry),
                         None => {
@@ -106,6 +111,7 @@ impl Shell {
                 _ => {}
             }
         }
+        self.used.flush(&self.context.usage);
         metrics().append_seconds.record(took);
         for (service, sum) in sums {
             self.services.of(service).committed(sum);
@@ -116,6 +122,7 @@ impl Shell {
     /// Ends a slot that is broken: why, which is told to everyone who waits.
     pub(super) fn end(&mut self) -> Option<Error> {
         let End { error, undecided, kept_out, asked } = self.core.end()?;
+        self.used.flush(&self.context.usage);
         answers::refuse_undecided(undecided, &error);
         answers::refuse(kept_out, &error);
         if let Some(asked) = asked {

@@ -59,9 +59,11 @@ use crate::{
     log::{Last, Position, SlotLog, Term},
     names::{ServiceName, SlotId},
     plugin::PluginHost,
+    quota::Quota,
     registry::Registry,
     service::{Catalogue, KeptPlugins, Target},
     state::{StateStore, rows::WholeSlots, snapshot::Snapshots},
+    usage::Meter,
 };
 use parking_lot::Mutex;
 use seated::Occupant;
@@ -102,6 +104,10 @@ pub struct SlotContext {
     pub requester: OnceLock<Arc<dyn request::Requester>>,
     /// Messages of all slots that are on their way to other sessions.
     pub outbox: AtomicUsize,
+    /// Told what calls have used.
+    pub quota: Quota,
+    /// Where what is used is counted.
+    pub usage: Meter,
     /// What may be written.
     pub level: Arc<FeatureLevel>,
     /// What a slot of a cluster has beside that. `None` on a node that stands alone.

@@ -26,7 +26,7 @@ use crate::{
     state::deleted,
 };
 use bytes::Bytes;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 impl Serve for ReadState {
     async fn serve(self, shell: &mut Shell, reply: Reply<StatePage>) {
@@ -194,6 +194,7 @@ impl Shell {
             replayed: false,
             content_type: CONTENT_TYPE.into(),
             body: Bytes::new(),
+            guest_time: Duration::ZERO,
         }
     }
 

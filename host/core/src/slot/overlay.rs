@@ -47,6 +47,12 @@ pub struct Written {
     pub caused: Vec<Caused>,
 }
 
+struct Sizes {
+    keys: u64,
+    bytes: u64,
+    written: usize,
+}
+
 /// The session, with what was written or why it was not.
 pub type Merged = Result<(Box<Session>, Written), (Box<Session>, StateFault)>;
 
@@ -145,24 +151,11 @@ impl Transaction {
     /// The store could not say how large a value was that is replaced, or the session's state, or
     /// what is written in all, is over its limit. Then nothing has changed.
     pub fn merge(mut self, numbers: &mut Numbers) -> Merged {
-        let (mut keys, mut bytes) = (self.session.head.state_keys, self.session.head.state_bytes);
         let writes = std::mem::take(&mut self.writes);
-        let mut written = 0;
-        for (key, value) in &writes {
-            written += key.len() + value.as_ref().map_or(0, Bytes::len);
-            let old = match self.committed(key) {
-                Ok(old) => old,
-                Err(fault) => return Err((self.session, fault)),
-            };
-            if let Some(old) = old {
-                keys = keys.saturating_sub(1);
-                bytes = bytes.saturating_sub((key.len() + old.len()) as u64);
-            }
-            if let Some(new) = value {
-                keys += 1;
-                bytes += (key.len() + new.len()) as u64;
-            }
-        }
+        let Sizes { keys, bytes, mut written } = match self.sizes(&writes) {
+            Ok(sizes) => sizes,
+            Err(fault) => return Err((self.session, fault)),
+        };
         written += self.effects.bytes() + self.beside;
         // One call alone never gets here: `migrate` and the message after it are one record.
         if written > limits::STATE_WRITE_BYTES_MAX {
@@ -195,6 +188,35 @@ impl Transaction {
             self.session.cache_value(key, value);
         }
         Ok((self.session, written))
+    }
+
+    /// The bytes of the session's state, before and after it.
+    ///
+    /// # Errors
+    /// The store could not say how large a value was that is replaced.
+    pub fn state_bytes(&mut self) -> Result<(u64, u64), StateFault> {
+        let writes = std::mem::take(&mut self.writes);
+        let sizes = self.sizes(&writes);
+        self.writes = writes;
+        Ok((self.session.head.state_bytes, sizes?.bytes))
+    }
+
+    /// What the state has with these writes, and what they have in all.
+    fn sizes(&mut self, writes: &BTreeMap<String, Option<Bytes>>) -> Result<Sizes, StateFault> {
+        let head = &self.session.head;
+        let (mut keys, mut bytes, mut written) = (head.state_keys, head.state_bytes, 0);
+        for (key, value) in writes {
+            written += key.len() + value.as_ref().map_or(0, Bytes::len);
+            if let Some(old) = self.committed(key)? {
+                keys = keys.saturating_sub(1);
+                bytes = bytes.saturating_sub((key.len() + old.len()) as u64);
+            }
+            if let Some(new) = value {
+                keys += 1;
+                bytes += (key.len() + new.len()) as u64;
+            }
+        }
+        Ok(Sizes { keys, bytes, written })
     }
 
     /// The session's effects, with what this has changed.

@@ -34,6 +34,7 @@ use crate::{
     },
     state::{SlotMeta, hash::Map},
     telemetry::services,
+    usage::Tally,
 };
 use std::{
     collections::HashMap,
@@ -94,6 +95,8 @@ pub(super) struct Shell {
     pub(super) chores: JoinSet<()>,
     /// Where the slot counts what it does for each service.
     pub(super) services: services::Known,
+    /// What was used and is not counted yet.
+    pub(super) used: Tally,
     pub(super) subscribers: Subscribers,
     /// Where this is kept while nobody works on it; `None`: nobody else ever does.
     pub(super) shared: Option<Arc<Shared>>,
@@ -108,6 +111,8 @@ pub(super) struct Shell {
     /// Of the call that runs.
     pub(super) signal: Arc<Signal>,
     pub(super) long: LongCalls,
+    /// What the calls for the mail at hand have used.
+    pub(super) guest_time: Duration,
     /// The last message that was sent to another session in this term, from 1.
     pub(super) sent: u64,
     pub(super) sending: Sending,
@@ -152,6 +157,7 @@ impl Shell {
             snapshotting: None,
             chores: JoinSet::new(),
             services: services::Known::default(),
+            used: Tally::default(),
             subscribers: Subscribers::default(),
             shared: None,
             attention: false,
@@ -160,6 +166,7 @@ impl Shell {
             registered: None,
             signal: Arc::default(),
             long: LongCalls::default(),
+            guest_time: Duration::ZERO,
             sent: 0,
             sending: Sending::default(),
             requesting: Requesting::default(),

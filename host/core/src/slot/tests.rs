@@ -29,9 +29,11 @@ mod faulty;
 mod identity;
 mod long;
 mod operate;
+mod quota;
 mod requests;
 mod sends;
 mod timers;
+mod usage;
 
 fn message_under(
     id: Option<&str>,
@@ -210,6 +212,8 @@ impl Fixture {
             courier: OnceLock::new(),
             requester: OnceLock::new(),
             outbox: 0.into(),
+            quota: Quota::default(),
+            usage: Meter::default(),
             options: SlotOptions {
                 mailbox_messages: 16,
                 cache_bytes: 1 << 20,
@@ -242,6 +246,8 @@ impl Fixture {
             courier: OnceLock::new(),
             requester: OnceLock::new(),
             outbox: 0.into(),
+            quota: Quota::default(),
+            usage: Meter::default(),
             options: context.options.clone(),
             level,
             cluster: None,

@@ -10,6 +10,7 @@ pub(crate) mod deleted;
 pub(crate) mod hash;
 pub(crate) mod rows;
 pub mod snapshot;
+pub mod stored;
 
 use crate::{
     error::StateError,
@@ -136,6 +137,10 @@ pub trait StateStore: Send + Sync + 'static {
         slot: SlotId,
         service: &ServiceName,
     ) -> Result<BTreeMap<DeploymentId, SessionCount>, StateError>;
+    /// What services have stored of a slot; `None`: it has to be counted.
+    fn stored(&self, slot: SlotId) -> Result<Option<stored::StoredByService>, StateError>;
+    /// Counts that, unless it is known. After an upgrade, and after a snapshot was restored, it reads every head of the slot once.
+    fn count_stored(&self, slot: SlotId) -> Result<(), StateError>;
     /// Applies changes and moves the slot to `meta`, atomically and in order. Not necessarily durable
     /// when it returns: what is not in the store after a crash is in the log.
     fn apply(

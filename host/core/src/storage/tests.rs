@@ -6,6 +6,7 @@ mod fold;
 mod log;
 mod model;
 mod sealed;
+mod stored;
 
 use super::DataDir;
 use crate::{

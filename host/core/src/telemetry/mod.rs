@@ -12,7 +12,7 @@ pub mod services;
 pub mod sink;
 
 pub use metrics::{Metrics, metrics};
-pub use scrape::{ServiceMemory, Snapshot, SourceGuard, on_scrape};
+pub use scrape::{ServiceMemory, ServiceUsage, Snapshot, SourceGuard, on_scrape};
 
 use crate::text::{self, Keep};
 use std::{fmt, io::IsTerminal as _, sync::OnceLock};

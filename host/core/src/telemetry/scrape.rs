@@ -22,6 +22,24 @@ pub struct ServiceMemory {
     pub code_bytes: Option<u64>,
 }
 
+/// What a service has used today and stores, as of the last look.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ServiceUsage {
+    pub refused: u64,
+    pub bytes_sent: u64,
+    pub sessions: u64,
+    pub stored_bytes: u64,
+}
+
+impl ServiceUsage {
+    fn add(&mut self, other: &Self) {
+        self.refused += other.refused;
+        self.bytes_sent += other.bytes_sent;
+        self.sessions += other.sessions;
+        self.stored_bytes += other.stored_bytes;
+    }
+}
+
 /// A node's values at a scrape.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -36,6 +54,7 @@ pub struct Snapshot {
     pub memory_max: u64,
     /// The same per service.
     pub services: Vec<(ServiceName, ServiceMemory)>,
+    pub usage: Vec<(ServiceName, ServiceUsage)>,
     /// Sessions whose state is in memory, and the bytes they take.
     pub sessions_cached: u64,
     pub session_cache_bytes: u64,
@@ -95,6 +114,28 @@ pub(super) static SCRAPED: &[Metric] = &[
         "slotd_service_code_bytes",
         LABEL_SERVICE,
         "Compiled code of a service's current plugin, shared by its instances.",
+    ),
+    Metric::scraped_counter(
+        "slotd_usage_refused_total",
+        LABEL_SERVICE,
+        "Messages that a limit has refused on this node today (UTC), as of the last half minute.",
+    ),
+    Metric::scraped_counter(
+        "slotd_usage_sent_bytes_total",
+        LABEL_SERVICE,
+        "Bytes of replies, events and pages that this node has sent to a service's clients today (UTC), as of the \
+         last half minute.",
+    ),
+    Metric::scraped(
+        "slotd_stored_sessions",
+        LABEL_SERVICE,
+        "Sessions of a service in this node's slots, as of the last half minute.",
+    ),
+    Metric::scraped(
+        "slotd_stored_bytes",
+        LABEL_SERVICE,
+        "Bytes of state, history and idempotency keys of a service in this node's slots, before they are compressed, \
+         as of the last half minute.",
     ),
     Metric::scraped("slotd_sessions_cached", &[], "Sessions whose state is in memory."),
     Metric::scraped(
@@ -158,10 +199,18 @@ pub(super) fn collect(snapshots: &[Snapshot]) -> Vec<(&'static Metric, Vec<(Stri
         let values = services.iter().map(|(service, memory)| (service, of(memory)));
         values.filter_map(|(service, value)| Some((service.to_string(), value?))).collect()
     };
+    // As many series as counters have per service.
+    let mut used: BTreeMap<&str, ServiceUsage> = BTreeMap::new();
+    for (service, usage) in snapshots.iter().flat_map(|snapshot| &snapshot.usage) {
+        used.entry(services::label(service)).or_default().add(usage);
+    }
+    let by_used = |of: fn(&ServiceUsage) -> u64| -> Vec<(String, u64)> {
+        used.iter().map(|(service, usage)| ((*service).to_owned(), of(usage))).collect()
+    };
     let by_slot = |values: BTreeMap<SlotId, u64>| {
         values.into_iter().map(|(slot, value)| (slot.to_string(), value)).collect()
     };
-    let values: [Vec<(String, u64)>; 18] = [
+    let values: [Vec<(String, u64)>; 22] = [
         by_slot(depths),
         by_slot(claims),
         one(running),
@@ -172,6 +221,10 @@ pub(super) fn collect(snapshots: &[Snapshot]) -> Vec<(&'static Metric, Vec<(Stri
         by_service(|memory| Some(memory.instances)),
         by_service(|memory| Some(memory.bytes)),
         by_service(|memory| memory.code_bytes),
+        by_used(|usage| usage.refused),
+        by_used(|usage| usage.bytes_sent),
+        by_used(|usage| usage.sessions),
+        by_used(|usage| usage.stored_bytes),
         sum(|s| s.sessions_cached),
         sum(|s| s.session_cache_bytes),
         sum(|s| s.outbox),

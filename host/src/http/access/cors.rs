@@ -17,7 +17,8 @@ use slotd_access::Origins;
 
 /// What a page may read of an answer besides its body.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
-    "Slotd-Seq, Slotd-Position, Slotd-Slot, Slotd-Plugin, Slotd-Replayed, Retry-After",
+    "Slotd-Seq, Slotd-Position, Slotd-Slot, Slotd-Plugin, Slotd-Replayed, Retry-After, RateLimit, \
+     RateLimit-Policy",
 );
 /// What a page may send.
 const ALLOWED: HeaderValue = HeaderValue::from_static(

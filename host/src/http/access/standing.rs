@@ -9,6 +9,7 @@ use super::{Admitted, Gate, Who};
 use crate::{
     clock::now_ms,
     error::{Code, Error},
+    message::Client,
     names::SessionKey,
 };
 use slotd_access::{On, Sender, Verb};
@@ -47,6 +48,10 @@ impl Standing {
             Sender::Client => 0,
         };
         may(Verb::Send, SEND) | may(Verb::Notify, NOTIFY) | subject
+    }
+    /// Whose account what it gets is on.
+    pub(in super::super) fn client(&self) -> Option<&Arc<Client>> {
+        self.who.client()
     }
     /// In whose name its messages are.
     pub(in super::super) fn admitted(&self) -> Admitted {

@@ -2,6 +2,7 @@
 
 use super::{
     super::{
+        Api,
         frames::{Frame, SendFrame},
         in_flight,
         messages::outcome_unknown,
@@ -13,7 +14,9 @@ use crate::{
     buffers::{Buffers, Charge, Kind},
     error::Error,
     limits,
+    names::SessionKey,
     node::Incoming,
+    quota::Told,
 };
 use futures_util::FutureExt;
 use std::{collections::VecDeque, pin::pin, sync::Arc};
@@ -28,12 +31,22 @@ struct Burst {
 
 impl Burst {
     /// # Errors
-    /// The message's id, and that there is no room for its body.
-    fn add(&mut self, buffers: &Arc<Buffers>, frame: SendFrame) -> Result<(), (String, Error)> {
+    /// The message's id, and that there is no room for its body, or that it is over a limit.
+    fn add(
+        &mut self,
+        api: &Api,
+        key: &SessionKey,
+        frame: SendFrame,
+    ) -> Result<(), (String, Error)> {
         let SendFrame { id, message } = frame;
-        let mut charge = Charge::new(buffers.clone(), Kind::Bodies);
-        if let Err(full) = charge.take(message.body.len()) {
-            return Err((id, full));
+        let mut charge = Charge::new(api.buffers().clone(), Kind::Bodies);
+        let bytes = message.body.len();
+        let admitted = charge.take(bytes).and_then(|()| {
+            let client = message.client.as_deref();
+            api.limiter().admit(key, client, bytes, Some(&id), &mut Told::default())
+        });
+        if let Err(refused) = admitted {
+            return Err((id, refused));
         }
         self.messages.push_back(message);
         self.ids.push_back((id, charge));
@@ -49,7 +62,7 @@ impl Session {
         let mut next = Some(first);
         let mut refused = None;
         while let Some(frame) = next.take() {
-            if let Err(full) = burst.add(self.api.buffers(), frame) {
+            if let Err(full) = burst.add(&self.api, &self.key, frame) {
                 // Those before it do not wait for its answer.
                 refused = Some(full);
                 break;
@@ -60,7 +73,11 @@ impl Session {
         }
         let sent = self.enqueue(burst).await;
         match refused {
-            Some((id, error)) => sent.and(self.decided(&id, Err(error)).await),
+            Some((id, error)) => {
+                // Many frames may have been read at once.
+                tokio::task::consume_budget().await;
+                sent.and(self.decided(&id, Err(error)).await)
+            }
             None => sent,
         }
     }

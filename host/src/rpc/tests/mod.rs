@@ -64,7 +64,8 @@ fn subscribe() -> Request {
 
 fn answer(body: Bytes) -> Response {
     let content_type = "text/plain".into();
-    Response::Answer(Answer { slot: 1, plugin: "p".into(), seq: 1, content_type, body })
+    let (plugin, guest_time) = ("p".into(), Duration::ZERO);
+    Response::Answer(Answer { slot: 1, plugin, seq: 1, content_type, body, guest_time })
 }
 
 impl Handler for Script {
@@ -94,6 +95,7 @@ impl Handler for Script {
                         replayed: false,
                         content_type: message.content_type,
                         body: message.body,
+                        guest_time: Duration::ZERO,
                     }))
                 })
             }

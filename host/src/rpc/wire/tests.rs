@@ -17,7 +17,7 @@ use crate::{
     position::Incarnation,
     rpc::Callable,
 };
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 mod golden;
 
@@ -93,6 +93,7 @@ fn answers_arrive_as_they_were_sent() {
                 replayed: true,
                 content_type: "c".into(),
                 body: "b".into(),
+                guest_time: Duration::from_nanos(300),
             }),
             Response::Answer(Answer {
                 slot: 2,
@@ -100,6 +101,7 @@ fn answers_arrive_as_they_were_sent() {
                 seq: 9,
                 content_type: "c".into(),
                 body: Bytes::from(vec![2; 9_000]),
+                guest_time: Duration::from_secs(1),
             }),
             Response::History(History {
                 slot: 3,
@@ -283,6 +285,38 @@ fn the_version_before_is_understood_and_understands() {
         Ok(Live::Published(Published { seq: 1, incarnation: None, .. })) => {}
         other => panic!("{other:?}"),
     }
+}
+
+/// A limit of guest time would not see what is used on other nodes; and a node of the version before has to read an answer
+/// that says so.
+#[test]
+fn what_a_handler_has_used_is_behind_all_that_the_version_before_reads() {
+    let used = Duration::from_millis(300);
+    let mut error = Error::of(Cause::Deadline, "late").with_plugin("1+ab");
+    let before = encode_response(Err(error.clone())).unwrap();
+    error.guest_time = used;
+    let now = encode_response(Err(error)).unwrap();
+    assert!(now.body.len() > before.body.len() && now.body.starts_with(&before.body));
+    let read: Failure = value(&now.body).unwrap();
+    assert_eq!((&*read.code, read.plugin.as_deref()), ("plugin-deadline", Some("1+ab")));
+    let error = decode_response(now).unwrap().err().unwrap();
+    assert_eq!((error.code, error.guest_time), (Code::PluginDeadline, used));
+    assert_eq!(decode_response(before).unwrap().err().unwrap().guest_time, Duration::ZERO);
+
+    let answer = Answer {
+        slot: 2,
+        plugin: "p".into(),
+        seq: 9,
+        content_type: "c".into(),
+        body: Bytes::new(),
+        guest_time: Duration::ZERO,
+    };
+    let before = encode_response(Ok(Response::Answer(answer.clone()))).unwrap();
+    let now = encode_response(Ok(Response::Answer(Answer { guest_time: used, ..answer }))).unwrap();
+    assert!(now.head.len() > before.head.len() && now.head.starts_with(&before.head));
+    let (tag, fields) = split(&now.head).unwrap();
+    let read: (u16, String, u64, String) = value(fields).unwrap();
+    assert_eq!((tag, read), (Answer::TAG, (2, "p".into(), 9, "c".into())));
 }
 
 /// A node of the version before must say that it can't discard, rather than do something else; and it

@@ -4,7 +4,9 @@ use crate::{
     error::StateError,
     log::record::{DeploymentId, Entry, Head},
     names::{ServiceName, SessionId, SessionKey, SlotId},
-    state::{Remembered, SessionCount, SlotMeta, StateStore, changes::Changes},
+    state::{
+        Remembered, SessionCount, SlotMeta, StateStore, changes::Changes, stored::StoredByService,
+    },
 };
 use bytes::Bytes;
 use std::{
@@ -116,6 +118,14 @@ impl StateStore for Faulty {
     ) -> Result<BTreeMap<DeploymentId, SessionCount>, StateError> {
         self.store.count_sessions(slot, service)
     }
+    fn stored(&self, slot: SlotId) -> Result<Option<StoredByService>, StateError> {
+        self.store.stored(slot)
+    }
+
+    fn count_stored(&self, slot: SlotId) -> Result<(), StateError> {
+        self.store.count_stored(slot)
+    }
+
     fn apply(&self, slot: SlotId, changes: &Changes, meta: &SlotMeta) -> Result<(), StateError> {
         self.store.apply(slot, changes, meta)
     }

@@ -46,15 +46,15 @@ impl Place {
 }
 
 /// Writes entries in pieces: whole pieces are read back, so they are bounded. `buffer` is written
-/// over with each.
+/// over with each. Gives the bytes of the rows.
 pub(super) fn write(
     to: &mut Writer<'_>,
     slot: SlotId,
     session: u64,
     entries: &[Arc<Entry>],
     buffer: &mut Vec<u8>,
-) -> Result<(), StateError> {
-    let mut rest = entries;
+) -> Result<u64, StateError> {
+    let (mut rest, mut written) = (entries, 0);
     while !rest.is_empty() {
         let mut bytes = 0;
         let fits = rest.iter().take(limits::HISTORY_CHUNK_ENTRIES_MAX).take_while(|entry| {
@@ -66,26 +66,28 @@ pub(super) fn write(
         if let Some(last) = piece.last() {
             let row = keys::history(slot, session, last.seq);
             encode(piece, buffer)?;
-            write_piece(to, &row, buffer)?;
+            written += (row.len() + write_piece(to, &row, buffer)?) as u64;
         }
         rest = tail;
     }
-    Ok(())
+    Ok(written)
 }
 
-fn write_piece(to: &mut Writer<'_>, row: &[u8], piece: &[u8]) -> Result<(), StateError> {
+/// Gives what [`bytes`] says of the row.
+fn write_piece(to: &mut Writer<'_>, row: &[u8], piece: &[u8]) -> Result<usize, StateError> {
     let db = to.db;
     let length = u32::try_from(piece.len()).ok();
     match (&db.bodies, length) {
-        (Some(bodies), Some(bytes)) if piece.len() >= limits::HISTORY_APART_BYTES_MIN => {
-            let place = Place { key: to.next_body(bodies).to_be_bytes(), bytes };
+        (Some(bodies), Some(length)) if piece.len() >= limits::HISTORY_APART_BYTES_MIN => {
+            let place = Place { key: to.next_body(bodies).to_be_bytes(), bytes: length };
             // Both or none of them: the number stands nowhere else.
             to.insert_both(
                 (&bodies.keyspace, &place.key, piece),
                 (&db.history, row, &place.encode()),
-            )
+            )?;
+            Ok(bytes(&place.encode()))
         }
-        _ => to.insert(&db.history, row, piece),
+        _ => to.insert(&db.history, row, piece).map(|()| piece.len()),
     }
 }
 

@@ -37,6 +37,13 @@ fn named_into(out: &mut Vec<u8>, slot: SlotId, service: &str, session: &str) {
     out.extend_from_slice(session.as_bytes());
 }
 
+/// The service in a key of `heads` or `pinned`; `None` when the key is not one.
+pub fn service_of(key: &[u8]) -> Option<ServiceName> {
+    let name = key.get(2..)?;
+    let zero = name.iter().position(|&byte| byte == 0)?;
+    ServiceName::parse(std::str::from_utf8(&name[..zero]).ok()?).ok()
+}
+
 /// The session's id in a key of `heads` or `pinned`; `None` when the key is not one.
 pub fn session_of(key: &[u8], prefix_len: usize) -> Option<SessionId> {
     let id = std::str::from_utf8(key.get(prefix_len..)?).ok()?;

@@ -1,9 +1,15 @@
 //! The state store on the node's own database.
 
 mod durable;
+mod garbage;
 mod history;
 pub(super) mod keys;
 mod rows;
+mod sums;
+
+pub use garbage::collect_garbage;
+#[cfg(test)]
+pub use garbage::rows_by_session;
 
 use crate::{
     database::{
@@ -21,7 +27,9 @@ use crate::{
     state::{
         Remembered, SessionCount, SlotMeta, StateStore,
         changes::Changes,
+        hash::Map,
         rows::{SlotView, WholeSlots, Wiping},
+        stored::StoredByService,
     },
 };
 use bytes::Bytes;
@@ -289,6 +297,17 @@ impl StateStore for DiskState {
         Ok(counts)
     }
 
+    fn stored(&self, slot: SlotId) -> Result<Option<StoredByService>, StateError> {
+        let db = self.db()?;
+        sums::read(&self.engine, &db, slot)
+    }
+
+    fn count_stored(&self, slot: SlotId) -> Result<(), StateError> {
+        let db = self.db()?;
+        self.engine.check_upkeep().map_err(StateError::Unavailable)?;
+        sums::count(&self.engine, &db, slot)
+    }
+
     fn apply(&self, slot: SlotId, changes: &Changes, meta: &SlotMeta) -> Result<(), StateError> {
         let db = self.db()?;
         self.engine.check_upkeep().map_err(StateError::Unavailable)?;
@@ -311,7 +330,8 @@ impl WholeSlots for DiskState {
         let db = self.db()?;
         self.engine.check_upkeep().map_err(StateError::Unavailable)?;
         let nothing = SlotMeta::default();
-        write_by(Writer::piecemeal(&self.engine, &db), slot, changes, &nothing)
+        // What it stores is counted when all of it is there.
+        write_by(Writer::piecemeal(&self.engine, &db), slot, changes, &nothing, None)
     }
 }
 
@@ -324,7 +344,8 @@ pub fn write(
     changes: &Changes,
     meta: &SlotMeta,
 ) -> Result<(), StateError> {
-    write_by(Writer::atomic(engine, db, changes.rows() + 1), slot, changes, meta)
+    let sums = sums::Sums::before(engine, db, slot, changes)?;
+    write_by(Writer::atomic(engine, db, changes.rows() + 2), slot, changes, meta, Some(sums))
 }
 
 /// A batch that is committed when it is large enough, if it need not be atomic.
@@ -404,30 +425,10 @@ fn write_by(
     slot: SlotId,
     changes: &Changes,
     meta: &SlotMeta,
+    mut sums: Option<sums::Sums<'_>>,
 ) -> Result<(), StateError> {
     let (engine, db) = (to.engine, to.db);
     let (mut row, mut value) = (Vec::with_capacity(64), Vec::with_capacity(256));
-    for (key, head) in &changes.heads {
-        keys::session_into(&mut row, slot, key);
-        if head.as_ref().is_some_and(|head| head.pinned.is_some()) {
-            // First, so that whoever writes the slot next looks.
-            db.has_pins.store(true, Ordering::Release);
-            to.insert(&db.pinned, &row, &[])?;
-        } else if db.has_pins.load(Ordering::Acquire) {
-            // Asking is much cheaper than a tombstone for every head.
-            let was = db.pinned.contains_key(&row);
-            if was.map_err(|e| engine.read_error(&db.pinned, &e))? {
-                to.remove(&db.pinned, &row)?;
-            }
-        }
-        match head {
-            Some(head) => {
-                encode(head, &mut value)?;
-                to.insert(&db.heads, &row, &value)?;
-            }
-            None => to.remove(&db.heads, &row)?,
-        }
-    }
     let mut sessions: Vec<_> = changes.sessions.iter().collect();
     sessions.sort_unstable_by_key(|(number, _)| **number);
     for (number, session) in &sessions {
@@ -442,18 +443,61 @@ fn write_by(
             }
         }
     }
+    // Bytes of rows by session, besides its state.
+    let mut written: Map<u64, u64> = Map::default();
     for (number, session) in &sessions {
         for (id, remembered) in &session.remembered {
             keys::of_session_into(&mut row, slot, **number, id.as_str().as_bytes());
             encode(remembered, &mut value)?;
             to.insert(&db.remembered, &row, &value)?;
+            *written.entry(**number).or_default() += (row.len() + value.len()) as u64;
         }
     }
     for (number, session) in &sessions {
-        history::write(&mut to, slot, **number, &session.history, &mut value)?;
+        let bytes = history::write(&mut to, slot, **number, &session.history, &mut value)?;
+        *written.entry(**number).or_default() += bytes;
+    }
+    for (key, head) in &changes.heads {
+        keys::session_into(&mut row, slot, key);
+        if head.as_ref().is_some_and(|head| head.pinned.is_some()) {
+            // First, so that whoever writes the slot next looks.
+            db.has_pins.store(true, Ordering::Release);
+            to.insert(&db.pinned, &row, &[])?;
+        } else if db.has_pins.load(Ordering::Acquire) {
+            // Asking is much cheaper than a tombstone for every head.
+            let was = db.pinned.contains_key(&row);
+            if was.map_err(|e| engine.read_error(&db.pinned, &e))? {
+                to.remove(&db.pinned, &row)?;
+            }
+        }
+        let kept = match &mut sums {
+            Some(sums) => {
+                let (number, head) = (head.as_ref().map(|head| head.session_number), head.as_ref());
+                let new = number.and_then(|number| changes.sessions.get(&number));
+                let first = new.and_then(|session| session.history.first());
+                let begins = first.is_some_and(|entry| entry.seq == 1);
+                let written = number.and_then(|number| written.get(&number).copied());
+                let written = written.unwrap_or_default();
+                Some(sums.session(key, &row, head, (begins, written))?)
+            }
+            None => None,
+        };
+        match head {
+            Some(head) => {
+                encode(head, &mut value)?;
+                if let Some(kept) = kept {
+                    sums::put_behind(&mut value, kept)?;
+                }
+                to.insert(&db.heads, &row, &value)?;
+            }
+            None => to.remove(&db.heads, &row)?,
+        }
     }
     for delete in &changes.deleted {
         to.insert(&db.garbage, &keys::number(slot, delete.session_number), &[])?;
+    }
+    if let Some((key, sums)) = sums.map(|sums| sums.row(meta.applied)).transpose()?.flatten() {
+        to.batch.insert(&db.slots, &key, &sums);
     }
     let meta = postcard::to_allocvec(meta).map_err(broken)?;
     to.batch.insert(&db.slots, &keys::slot(slot), &db.value(&meta));
@@ -504,65 +548,4 @@ fn plain(value: &[u8]) -> Result<&[u8], String> {
 
 fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
     postcard::from_bytes(plain(value)?).map_err(|e| format!("a value does not decode: {e}"))
-}
-
-/// What a step of [`collect_garbage`] did.
-pub struct Collected {
-    /// Rows that were removed, and the bytes of their keys and values.
-    pub rows: usize,
-    pub bytes: usize,
-    /// There may be more.
-    pub more: bool,
-}
-
-/// Removes some rows of deleted sessions.
-///
-/// # Errors
-/// As any write of the store.
-pub fn collect_garbage(engine: &Engine) -> Result<Collected, StateError> {
-    let db = engine.open_db().map_err(StateError::Unavailable)?;
-    engine.check_upkeep().map_err(StateError::Unavailable)?;
-    // Between the look at what is garbage and its removal no slot is wiped and loaded anew.
-    let _turn = engine.garbage.lock();
-    let first = || db.garbage.first().map_err(|e| engine.read_error(&db.garbage, &e));
-    let Some(key) = first()? else {
-        return Ok(Collected { rows: 0, bytes: 0, more: false });
-    };
-    let mut batch = db.batch(limits::GARBAGE_ROWS_PER_STEP, false);
-    let mut bytes = 0;
-    for keyspace in [&db.state, &db.history, &db.remembered] {
-        for row in keyspace.prefix(&key) {
-            if batch.len() >= limits::GARBAGE_ROWS_PER_STEP {
-                break;
-            }
-            let (row, value) = row.map_err(|e| engine.read_error(keyspace, &e))?;
-            bytes += row.len() + value.len();
-            if keyspace.id() == db.history.id() {
-                bytes += history::bytes(&value) - value.len();
-                history::remove_apart(&db, &mut batch, &value);
-            }
-            batch.remove(keyspace, &row);
-        }
-    }
-    if batch.len() < limits::GARBAGE_ROWS_PER_STEP {
-        batch.remove(&db.garbage, &key);
-    }
-    let rows = batch.len();
-    engine.commit(&db, batch)?;
-    Ok(Collected { rows, bytes, more: first()?.is_some() })
-}
-
-/// The session numbers that a slot's rows stand under, one a row, once what is garbage was removed.
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-pub fn rows_by_session(engine: &Engine, slot: SlotId) -> Vec<u64> {
-    while collect_garbage(engine).unwrap().more {}
-    let db = engine.open_db().unwrap();
-    let mut numbers = Vec::new();
-    for keyspace in [&db.state, &db.history, &db.remembered] {
-        for row in keyspace.prefix(&keys::slot(slot)) {
-            numbers.push(keys::number_of(&row.unwrap().0[..10]).unwrap().1);
-        }
-    }
-    numbers
 }

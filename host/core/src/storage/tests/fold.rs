@@ -44,6 +44,7 @@ impl Model {
         let service = session("x").service;
         let active = meta.active.get(&service).map(|activate| activate.generation);
         assert_eq!(active.unwrap_or_default(), self.generation);
+        stored::check(dir, 0);
         let listed = state.sessions(0, &service, "", None, 100).unwrap();
         let names: Vec<_> = listed.iter().map(|(id, _)| id.as_str()).collect();
         assert_eq!(names, self.sessions.keys().collect::<Vec<_>>());

@@ -13,7 +13,7 @@ use crate::{
     position::Cursor,
     trace::Trace,
 };
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 /// A head and a body.
 type Golden = (&'static str, &'static str);
@@ -254,6 +254,7 @@ fn responses() -> Vec<Result<Response, Error>> {
         replayed: true,
         content_type: "t/x".into(),
         body: body(),
+        guest_time: Duration::ZERO,
     };
     let entry = Entry {
         seq: 3,
@@ -306,6 +307,7 @@ fn responses() -> Vec<Result<Response, Error>> {
             seq: 300,
             content_type: "t/x".into(),
             body: body(),
+            guest_time: Duration::ZERO,
         })),
         Ok(Response::History(history)),
         Ok(Response::Session(Box::new(info()))),

@@ -1,0 +1,150 @@
+//! The sums of what services have stored, against the rows that they are sums of.
+
+use super::*;
+use crate::{
+    state::{rows::Rows, stored::StoredByService},
+    storage::state::keys,
+};
+
+const SLOTS: SlotId = 4;
+
+fn stored(dir: &DataDir, slot: SlotId) -> Option<StoredByService> {
+    dir.state().stored(slot).unwrap()
+}
+
+/// Row by row.
+fn counted(dir: &DataDir, slot: SlotId) -> (u64, u64) {
+    let (mut sessions, mut bytes) = (0, 0);
+    let service = session("x").service;
+    let db = dir.engine_for_test().open_db().unwrap();
+    for (_, head) in dir.state().sessions(slot, &service, "", None, usize::MAX).unwrap() {
+        sessions += 1;
+        bytes += head.state_bytes;
+        for keyspace in [&db.history, &db.remembered] {
+            for row in keyspace.prefix(&keys::number(slot, head.session_number)) {
+                let (key, value) = row.unwrap();
+                bytes += (key.len() + value.len()) as u64;
+                if value.len() == 13 && value[0] == 2 {
+                    bytes += u64::from(u32::from_le_bytes(value[9..].try_into().unwrap()));
+                }
+            }
+        }
+    }
+    (sessions, bytes)
+}
+
+pub(super) fn check(dir: &DataDir, slot: SlotId) {
+    let sums = stored(dir, slot).expect("they are known");
+    let sums: Vec<_> = sums.values().map(|sum| (sum.sessions, sum.bytes)).collect();
+    match counted(dir, slot) {
+        (0, 0) => assert!(sums.is_empty(), "{sums:?}"),
+        counted => assert_eq!(sums, [counted]),
+    }
+}
+
+/// What the version before wrote: heads with nothing behind them, and no sums.
+fn as_before(dir: &DataDir) {
+    let db = dir.engine_for_test().open_db().unwrap();
+    let heads: Vec<_> = db.heads.iter().map(|row| row.unwrap()).collect();
+    for (key, value) in heads {
+        let (head, behind) = postcard::take_from_bytes::<Head>(&value[1..]).unwrap();
+        assert!(!behind.is_empty());
+        let mut before = vec![value[0]];
+        before.extend(postcard::to_allocvec(&head).unwrap());
+        assert_eq!(before.len() + behind.len(), value.len());
+        db.heads.put_raw(&key, &before);
+    }
+    let mut batch = db.batch(1, false);
+    for slot in 0..SLOTS {
+        batch.remove(&db.slots, &[keys::slot(slot).as_slice(), b"s"].concat());
+    }
+    dir.engine_for_test().commit(&db, batch).unwrap();
+}
+
+/// Limits of what is stored, and bills, would be wrong.
+#[tokio::test]
+async fn sums_are_kept_by_each_write_and_by_recovery() {
+    let home = scratch();
+    populate(home.path(), 60, false).await;
+    let dir = open(home.path());
+    (0..SLOTS).for_each(|slot| check(&dir, slot));
+    let service = session("x").service;
+    assert!(stored(&dir, 0).unwrap()[&service].bytes > 20_000, "what lies apart counts");
+    assert_eq!(stored(&dir, SLOTS), Some(StoredByService::new()), "nothing was ever there");
+    let mut slot = Slot::start(&dir, 0).await;
+    let mut record = slot.message(&dir, "state", b"x", vec![write("key", "value")]);
+    let Record::Message(message) = &mut record else { panic!() };
+    message.head.state_bytes = 8_000;
+    slot.commit(&dir, vec![record]).await;
+    let before = stored(&dir, 0).unwrap()[&service];
+    slot.flush(&dir).await;
+    check(&dir, 0);
+    let after = stored(&dir, 0).unwrap()[&service];
+    assert_eq!(after.sessions, before.sessions + 1);
+    assert!((before.bytes + 8_000..before.bytes + 8_500).contains(&after.bytes), "{after:?}");
+    // Deleted and made again between two flushes.
+    let delete = slot.delete(&dir, "state").unwrap();
+    let again = slot.message(&dir, "state", b"y", vec![]);
+    slot.commit(&dir, vec![delete, again]).await;
+    slot.flush(&dir).await;
+    check(&dir, 0);
+    let delete = slot.delete(&dir, "state").unwrap();
+    slot.commit(&dir, vec![delete]).await;
+    slot.flush(&dir).await;
+    check(&dir, 0);
+    assert_eq!(stored(&dir, 0).unwrap()[&service], before);
+}
+
+/// After an upgrade, old sessions would not count, and would be subtracted when they are deleted.
+#[tokio::test]
+async fn a_directory_of_the_version_before_is_counted() {
+    let home = scratch();
+    populate(home.path(), 60, true).await;
+    let dir = open(home.path());
+    let sums: Vec<_> = (0..SLOTS).map(|slot| stored(&dir, slot).unwrap()).collect();
+    as_before(&dir);
+    let mut slot = Slot::start(&dir, 0).await;
+    for n in 0..SLOTS {
+        assert_eq!(stored(&dir, n), None);
+        dir.state().count_stored(n).unwrap();
+        check(&dir, n);
+        assert_eq!(stored(&dir, n).as_ref(), Some(&sums[usize::from(n)]));
+    }
+    // Sessions that have nothing behind their heads: one goes on, one goes.
+    let listed = dir.state().sessions(0, &session("x").service, "", None, 2).unwrap();
+    let [goes_on, goes] = [0, 1].map(|n| listed[n].0.as_str().to_owned());
+    let on = slot.message(&dir, &goes_on, b"more", vec![]);
+    let gone = slot.delete(&dir, &goes).unwrap();
+    slot.commit(&dir, vec![on, gone]).await;
+    slot.flush(&dir).await;
+    check(&dir, 0);
+    assert_eq!(counted(&dir, 0).0, sums[0].values().next().unwrap().sessions - 1);
+    // The version before moves the slot on, and knows no sums.
+    let key = keys::slot(0);
+    let meta = SlotMeta { applied: slot.meta.applied + 1, ..slot.meta.clone() };
+    let db = dir.engine_for_test().open_db().unwrap();
+    db.slots.put_raw(&key, &db.value(&postcard::to_allocvec(&meta).unwrap()));
+    drop(db);
+    assert_eq!(stored(&dir, 0), None);
+    dir.state().count_stored(0).unwrap();
+    check(&dir, 0);
+}
+
+/// A node that has restored a slot would know of none of its sessions.
+#[tokio::test]
+async fn a_slot_that_was_loaded_whole_is_counted() {
+    let (home, other) = (scratch(), scratch());
+    populate(home.path(), 60, true).await;
+    let (dir, copy) = (open(home.path()), open(other.path()));
+    let view = dir.state().view(1).unwrap();
+    for rows in [Rows::Heads, Rows::State, Rows::Remembered, Rows::History] {
+        let page = view.page(rows, None, usize::MAX).unwrap();
+        copy.state().load(1, &page.rows).unwrap();
+    }
+    assert_eq!(stored(&copy, 1), None, "it is not whole");
+    copy.state().apply(1, &Changes::default(), view.meta()).unwrap();
+    assert_eq!(stored(&copy, 1), None);
+    copy.state().count_stored(1).unwrap();
+    check(&copy, 1);
+    assert_eq!(counted(&copy, 1).0, counted(&dir, 1).0);
+}

@@ -1,0 +1,7 @@
+//! What services may use, and what they have used. The decisions are `slotd-quota`'s.
+
+mod limits;
+pub mod usage;
+
+pub use self::limits::{Limiter, Told};
+pub use slotd_core::quota::Quota;
