@@ -8,9 +8,9 @@
 //!
 //! A module names none that names it, by whatever way: `cargo xtask lint` looks. From below:
 //! - what all name: `limits`, `files`, `tls`, `watchdog`, `requests`, `signing`;
-//! - what is used and stored of a node: `quota`;
 //! - what nodes are and say to each other: `peer`, `ring`, `discovery`, `membership`, `rpc`;
-//! - who may do what, and how much: `access`, `quota`;
+//! - who may do what: `access`;
+//! - what services may use of a node, and have used: `quota`;
 //! - who has which slot: `router`, `swap`, `cluster`;
 //! - all of it put together: `node`, and what makes or asks one: `config`, `http`, `cli`.
 
@@ -41,7 +41,7 @@ mod watchdog;
 #[cfg(test)]
 pub(crate) use slotd_core::testing;
 pub(crate) use slotd_core::{
-    audit, backoff, buffers, clock, database, effects, error, level, log, mac, memory, message,
-    modes, names, nats, operation, operator, plugin, position, random, registry, script, seal,
-    service, slot, state, storage, task, telemetry, text, thread, trace, usage,
+    audit, backoff, buffers, clock, database, effects, error, level, loads, log, mac, memory,
+    message, modes, names, nats, operation, operator, plugin, position, random, registry, script,
+    seal, service, slot, state, storage, task, telemetry, text, thread, trace, usage,
 };

@@ -411,9 +411,16 @@ impl Workshop {
             run(self.cargo().args(clippy).current_dir(&dir))?;
         }
         seams::check(&self.root.join("host/core"))?;
-        ["host/core/src", "host/src", "host/access/src", "host/outbound/src", "host/quota/src", "host/toolchains/src"]
-            .into_iter()
-            .try_for_each(|src| circles::check(&self.root.join(src)))
+        [
+            "host/core/src",
+            "host/src",
+            "host/access/src",
+            "host/outbound/src",
+            "host/quota/src",
+            "host/toolchains/src",
+        ]
+        .into_iter()
+        .try_for_each(|src| circles::check(&self.root.join(src)))
     }
 
     /// Sets up the toolchain for plugins; slotd's own command prints what it did.

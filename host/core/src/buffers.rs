@@ -8,12 +8,16 @@
 //! Incoming and outgoing data may each use three quarters of it, so peers that read nothing can't
 //! block messages, nor the other way round.
 //!
+//! On a node with shares, what messages bring is also charged to their service: one that holds much leaves some to
+//! others ([`Buffers::share`]).
+//!
 //! An event is stored and charged once, however many subscribers wait for it: its bytes are
 //! released with the last queue that has it. Each queue is also charged for its own entries.
 
 use crate::{
     error::{Code, Error},
     limits,
+    loads::Load,
 };
 use std::{
     ops::Deref,
@@ -46,6 +50,10 @@ impl Kind {
             Self::Answers => "answers",
             Self::Events => "events",
         }
+    }
+
+    fn is_outgoing(self) -> bool {
+        matches!(self, Self::Answers | Self::Events)
     }
 
     /// The kinds that share one part of the budget with this one.
@@ -106,6 +114,31 @@ impl Buffers {
         sum(&Kind::ALL) <= limit && sum(&kind.direction()) <= limit - limit / 4
     }
 
+    /// What a service may hold of one direction, of which `most` may be used and `used` is, `own` of it by the service:
+    /// all while half is free; then half of it, and no more than twice what is free, so that there is always some for
+    /// others. What it has can't be taken back. Where others have next to nothing, all but a reserve for the first of them.
+    fn share(most: usize, used: usize, own: usize) -> usize {
+        use slotd_quota::limits::{SHARE_OF_FREE, SHARE_RESERVE};
+        let reserve = most / SHARE_RESERVE as usize;
+        if used <= most / 2 {
+            most
+        } else if used.saturating_sub(own) <= reserve {
+            most - reserve
+        } else {
+            (most / 2).min(most.saturating_sub(used).saturating_mul(SHARE_OF_FREE as usize))
+        }
+    }
+
+    /// Whether a service that holds so much may hold so many bytes more.
+    fn fits_share(&self, kind: Kind, load: &Load, bytes: usize) -> bool {
+        let limit = self.limit.load(Relaxed);
+        let most = limit - limit / 4;
+        let used =
+            kind.direction().iter().fold(0_usize, |sum, kind| sum.saturating_add(self.held(*kind)));
+        let own = load.buffers(kind.is_outgoing()).load(Relaxed);
+        own.saturating_add(bytes) <= Self::share(most, used, own)
+    }
+
     fn full(&self) -> Error {
         Error::new(
             Code::BuffersFull,
@@ -124,11 +157,21 @@ pub struct Charge<B: Deref<Target = Buffers> = Arc<Buffers>> {
     buffers: B,
     kind: Kind,
     bytes: usize,
+    /// Whose it is, where a service leaves some to others.
+    load: Option<Arc<Load>>,
 }
 
 impl<B: Deref<Target = Buffers>> Charge<B> {
     pub fn new(buffers: B, kind: Kind) -> Self {
-        Self { buffers, kind, bytes: 0 }
+        Self { buffers, kind, bytes: 0, load: None }
+    }
+
+    /// On behalf of a service. Before anything is taken.
+    #[must_use]
+    pub fn of(mut self, load: Option<Arc<Load>>) -> Self {
+        debug_assert_eq!(self.bytes, 0);
+        self.load = load;
+        self
     }
 
     /// Whether it may take so many bytes more; see [`Buffers::check`].
@@ -136,7 +179,14 @@ impl<B: Deref<Target = Buffers>> Charge<B> {
     /// # Errors
     /// `buffers-full`.
     pub fn check(&self, bytes: usize) -> Result<(), Error> {
-        self.buffers.check(self.kind, bytes)
+        self.buffers.check(self.kind, bytes)?;
+        match &self.load {
+            Some(load) if !self.buffers.fits_share(self.kind, load, bytes) => Err(Error::new(
+                Code::BuffersFull,
+                "connection buffers are nearly full, and this service has its share of them; slow down",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Takes so many bytes more.
@@ -162,11 +212,13 @@ impl<B: Deref<Target = Buffers>> Charge<B> {
 
     /// Holds so many bytes from now on, whatever others have: for what can't be refused any more.
     pub fn hold(&mut self, bytes: usize) {
-        let held = &self.buffers.held[self.kind as usize];
-        match bytes.cmp(&self.bytes) {
-            std::cmp::Ordering::Greater => drop(held.fetch_add(bytes - self.bytes, Relaxed)),
-            std::cmp::Ordering::Less => drop(held.fetch_sub(self.bytes - bytes, Relaxed)),
-            std::cmp::Ordering::Equal => {}
+        let own = self.load.as_ref().map(|load| load.buffers(self.kind.is_outgoing()));
+        for held in [Some(&self.buffers.held[self.kind as usize]), own].into_iter().flatten() {
+            match bytes.cmp(&self.bytes) {
+                std::cmp::Ordering::Greater => drop(held.fetch_add(bytes - self.bytes, Relaxed)),
+                std::cmp::Ordering::Less => drop(held.fetch_sub(self.bytes - bytes, Relaxed)),
+                std::cmp::Ordering::Equal => {}
+            }
         }
         self.bytes = bytes;
     }
@@ -205,6 +257,31 @@ impl std::fmt::Debug for Buffers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One service's large bodies, or the events that its subscribers don't read, would have everybody else's messages
+    /// refused.
+    #[test]
+    fn a_service_that_holds_much_leaves_some_to_others() {
+        let buffers = Buffers::new(4_000);
+        let of = |load: &Arc<Load>| Charge::new(&buffers, Kind::Bodies).of(Some(load.clone()));
+        let (greedy, quiet) = (Arc::<Load>::default(), Arc::<Load>::default());
+        let fill = |load: &Arc<Load>| -> Vec<_> {
+            let one = || Some(of(load)).and_then(|mut one| one.take(50).is_ok().then_some(one));
+            std::iter::from_fn(one).collect()
+        };
+        let mut all = fill(&greedy);
+        assert_eq!(buffers.held(Kind::Bodies), 2_800, "alone it has all but a sixteenth of 3,000");
+        let others = fill(&quiet);
+        assert!(!others.is_empty(), "the other one finds no room");
+        assert!(of(&greedy).check(50).is_err());
+        // What is given back is for the one that has less.
+        all.truncate(20);
+        let more = fill(&quiet);
+        assert!(more.len() >= 8, "{}", more.len());
+        drop((all, others, more));
+        assert_eq!(greedy.buffers(false).load(Relaxed), 0);
+        assert!(of(&quiet).check(2_000).is_ok(), "there is room for all");
+    }
 
     /// Without it one side of what connections hold could keep the other out, or a holder that is
     /// gone would count for ever.

@@ -16,6 +16,17 @@ pub fn timer_now() -> tokio::time::Instant {
     tokio::time::Instant::now()
 }
 
+/// Processor time of all threads of the process.
+pub fn process_time() -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: it writes to `now` and nothing else; where it fails, the time is none.
+    #[allow(unsafe_code, reason = "libc has no safe interface for it")]
+    unsafe {
+        libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut now)
+    };
+    Duration::new(now.tv_sec.try_into().unwrap_or(0), now.tv_nsec.try_into().unwrap_or(0))
+}
+
 /// The time of day, which may jump: for people, files and other machines.
 pub fn wall() -> SystemTime {
     SystemTime::now()

@@ -4,7 +4,7 @@
 //! `docs/architecture.md`.
 //!
 //! A module names none that names it, by whatever way: `cargo xtask lint` looks. From below:
-//! - what all name: `limits`, `level`, `text`, `error`, `names`, `buffers`, `mac`, `memory`, `modes`, `random`,
+//! - what all name: `limits`, `level`, `text`, `error`, `names`, `loads`, `buffers`, `mac`, `memory`, `modes`, `random`,
 //!   `seal`, `backoff`, `clock`, `thread`, `telemetry`, `task`;
 //! - what is kept: `nats`, `client`, `effects`, `log`, `database`, `state`, `storage`;
 //! - what a slot does: `position`, `message`, `quota`, `plugin`, `service`, `registry`, `audit`, `operator`, `operation`,
@@ -26,6 +26,7 @@ pub mod effects;
 pub mod error;
 pub mod level;
 pub mod limits;
+pub mod loads;
 pub mod log;
 pub mod mac;
 pub mod memory;

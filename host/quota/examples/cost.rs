@@ -87,12 +87,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let used = ["chat", "other"].map(|service| Used {
         service,
         time: limits::SHARES_TICK,
+        aside: Duration::ZERO,
         done: 1_000,
         open: 10,
     });
     for n in 1..10 {
         let (now, busy) = (n * limits::SHARES_TICK, 2 * limits::SHARES_TICK);
-        shares.on(&Tick { now, busy, idle: Duration::ZERO, services: &used });
+        shares.on(&Tick {
+            now,
+            busy,
+            idle: Duration::ZERO,
+            delay: Duration::ZERO,
+            services: &used,
+        });
     }
     row("shares: it is saturated", |_, n| {
         let now = Duration::from_secs(1) + Duration::from_nanos(u64::from(n) * 1_000);

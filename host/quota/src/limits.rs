@@ -74,6 +74,11 @@ pub const SHARES_ENGAGE: f64 = 0.75;
 /// Below so much, for [`SHARES_CALM_TICKS`], no more: one that sends bursts is not to be met unprepared each time.
 pub const SHARES_DISENGAGE: f64 = 0.60;
 pub const SHARES_CALM_TICKS: u32 = 200;
+/// From so much use on, a delay on the threads that serve is their queue's.
+pub const SHARES_DELAY_FROM: f64 = 0.90;
+/// After so many ticks in which none of its messages ended, those of a service are taken to wait for something else than
+/// the processor.
+pub const SHARES_STILL_TICKS: u32 = 10;
 /// What a service that did not use its share may use of it later, at once. It is what others may wait for it.
 pub const SHARES_WINDOW: Duration = Duration::from_millis(20);
 /// As long the processor may have work that nobody has a share for.

@@ -29,11 +29,14 @@ use std::{
 #[derive(Clone, Copy, Debug)]
 pub struct Tick<'a> {
     pub now: Duration,
-    /// Processor time of the threads that serve and of those that run long calls.
+    /// Processor time of the process, without that of threads which give way to those that serve.
     pub busy: Duration,
     /// Processor time that they could have used: of the cores of this node, what they were parked for. Not what other
     /// processes took: so what is there follows the machine.
     pub idle: Duration,
+    /// How long something waits for its turn on the threads that serve, where that is known: there is more in front of the
+    /// processor than messages that were let through.
+    pub delay: Duration,
     pub services: &'a [Used<'a>],
 }
 
@@ -44,6 +47,9 @@ pub struct Used<'a> {
     /// Processor time that is known to be its own: of its handlers, also of calls that have not ended. What nobody is
     /// charged for is divided by `done`.
     pub time: Duration,
+    /// What its long calls used on threads that give way to those that serve: nobody waits for them, so it counts for
+    /// its cap alone.
+    pub aside: Duration,
     /// Messages that left the threads which serve: handled, or gone on as a long call.
     pub done: u64,
     /// Messages that were let through and did not leave them yet. Not those that only wait for their commit.
@@ -149,6 +155,8 @@ struct Service {
     own: Level,
     /// Of its cap.
     cap: Level,
+    /// What was drawn from it since the last tick.
+    cap_drawn: f64,
     grant: f64,
     /// What it used lately, in processors.
     used: f64,
@@ -156,6 +164,8 @@ struct Service {
     reserved: f64,
     /// Messages that were let through and had not ended at the last tick.
     open: u64,
+    /// Ticks in a row in which it had some of them and none ended.
+    still: u32,
     active: Duration,
     /// It has waited for its share since the last tick; and ticks since it has.
     waits: bool,
@@ -178,10 +188,12 @@ impl Service {
             cost_done: 0.0,
             own: Level { left: 0.0, filled: now },
             cap: Level { left: 0.0, filled: now },
+            cap_drawn: 0.0,
             grant: 0.0,
             used: 0.0,
             reserved: 0.0,
             open: 0,
+            still: 0,
             active: now,
             waits: false,
             since_waited: u32::MAX,
@@ -235,11 +247,11 @@ impl Controller {
         }
     }
 
-    /// What the policy says, by service. Others have the default.
+    /// What the policy says, by service; `*`: of those that it does not name.
     pub fn set_terms(&mut self, terms: impl IntoIterator<Item = (Box<str>, Terms)>) {
         self.terms = terms.into_iter().collect();
         for (name, service) in &mut self.services {
-            service.terms = self.terms.get(name).copied().unwrap_or_default();
+            service.terms = terms_of(&self.terms, name);
         }
     }
 
@@ -256,7 +268,7 @@ impl Controller {
         let target = self.target();
         self.node.fill(now, target, limits::SHARES_SPARE);
         if !self.services.contains_key(name) {
-            let mut new = Service::new(self.terms.get(name).copied().unwrap_or_default(), now);
+            let mut new = Service::new(terms_of(&self.terms, name), now);
             let weights = self.active_weight(now) + f64::from(new.terms.weight);
             new.begin(now, target * f64::from(new.terms.weight) / weights);
             self.services.insert(name.into(), new);
@@ -269,11 +281,17 @@ impl Controller {
             return wait(now, -service.cap.left / cap);
         }
         let estimate = service.estimate();
+        let is_capped = service.terms.cap.is_some();
         if service.own.left > 0.0 {
             service.own.left -= estimate;
         } else if self.node.left <= 0.0 {
             service.waits = true;
             return wait(now, -service.own.left / service.grant.max(1e-6));
+        }
+        if is_capped {
+            // Until the next tick says what it was.
+            service.cap.left -= estimate;
+            service.cap_drawn += estimate;
         }
         // What nobody has a share for is nobody's debt.
         service.reserved += estimate;
@@ -297,7 +315,7 @@ impl Controller {
         }
         for used in tick.services {
             let name = self.name(used.service).to_owned();
-            let terms = self.terms.get(&*name).copied().unwrap_or_default();
+            let terms = terms_of(&self.terms, &name);
             let service = self.services.entry(name.into());
             let service = service.or_insert_with(|| Service::new(terms, now));
             service.fill(now);
@@ -313,6 +331,13 @@ impl Controller {
         let floor = -ns(limits::SHARES_DEBT) * self.processors;
         self.node.left = self.node.left.max(floor);
         self.look_at_queue();
+        if utilization < limits::SHARES_DISENGAGE {
+            // There was time for them: they wait for something else.
+            self.backlog = 0.0;
+        } else if utilization >= limits::SHARES_DELAY_FROM {
+            // Else the delay is that of the machine, whose processors others have.
+            self.backlog = self.backlog.max(ns(tick.delay) * self.processors);
+        }
         // What lay idle, with no queue: a debt is no reason for it. Who waits may have as much.
         let idle = ns(tick.idle) - there * (1.0 - limits::SHARES_TARGET);
         if self.backlog <= self.right_queue() {
@@ -346,7 +371,7 @@ impl Controller {
         if open as f64 * estimate <= ns(limits::SHARES_TICK) * self.processors.max(0.1) {
             return false;
         }
-        let terms = self.terms.get(name).copied().unwrap_or_default();
+        let terms = terms_of(&self.terms, name);
         let service = self.services.entry(name.into());
         let service = service.or_insert_with(|| Service::new(terms, now));
         (service.open, service.active) = (open, now);
@@ -445,6 +470,10 @@ impl Controller {
     }
 }
 
+fn terms_of(terms: &HashMap<Box<str>, Terms>, name: &str) -> Terms {
+    terms.get(name).or_else(|| terms.get("*")).copied().unwrap_or_default()
+}
+
 fn wait(now: Duration, ns: f64) -> Admission {
     // Not a number, or without an end: as long as may be.
     let bounds = (limits::SHARES_WAIT_MIN, limits::SHARES_WAIT_MAX);
@@ -470,7 +499,12 @@ impl Service {
 
     /// What is let through and has not run, as far as is known.
     fn backlog(&self) -> f64 {
-        self.open as f64 * self.estimate()
+        // What waits for something else, such as a slot with a long call, does not wait for the processor.
+        if self.still >= limits::SHARES_STILL_TICKS {
+            0.0
+        } else {
+            self.open as f64 * self.estimate()
+        }
     }
 
     /// Takes what it has used; gives back what was drawn for messages that ended.
@@ -484,6 +518,10 @@ impl Service {
         }
         self.used += (charge / passed - self.used) * 0.3;
         self.open += used.open;
+        self.still = match used.open > 0 && used.done == 0 {
+            true => self.still.saturating_add(1),
+            false => 0,
+        };
         if used.done > 0 || used.open > 0 || charge > 0.0 {
             self.active = now;
         }
@@ -498,7 +536,7 @@ impl Service {
         let released = self.reserved - kept;
         self.reserved = kept;
         self.own.left -= charge - released;
-        self.cap.left -= ns(used.time);
+        self.cap.left += std::mem::take(&mut self.cap_drawn) - ns(used.time) - ns(used.aside);
         let floor = -ns(limits::SHARES_DEBT) * self.terms.cap.unwrap_or(0.0);
         self.cap.left = self.cap.left.max(floor);
         released
@@ -527,6 +565,11 @@ impl Shares {
 
     pub fn set_terms(&self, terms: impl IntoIterator<Item = (Box<str>, Terms)>) {
         self.controller.lock().set_terms(terms);
+    }
+
+    /// Whether messages are looked at.
+    pub fn is_engaged(&self) -> bool {
+        self.engaged.load(Relaxed)
     }
 
     /// As [`Controller::admit`].

@@ -390,6 +390,7 @@ fn node_options(config: &Config) -> NodeOptions {
         instance_idle: config.guest_idle,
         session_cache_bytes: config.session_cache_bytes,
         resettable: config.resettable,
+        shares: config.shares,
         level_wait: config.level_wait,
         sends: rules(config.sends.as_deref()),
         in_order: rules(config.in_order.as_deref()),

@@ -106,7 +106,7 @@ impl Cluster {
         let from = from.clone();
         self.deliver(
             slot,
-            |reply| Message { key, message }.mail(reply),
+            |reply| Message::new(key, message).mail(reply),
             Response::Sent,
             Purpose::Message,
             move |this| this.forwarder.refused().add(&from, slot, lane),

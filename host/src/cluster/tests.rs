@@ -239,6 +239,7 @@ impl World {
             instance_idle: Duration::from_secs(300),
             session_cache_bytes: 1 << 20,
             resettable: false,
+            shares: false,
         };
         let plugins = Arc::new(plugins);
         let (data_dir, shared) = (data.clone(), Some(shared));

@@ -194,6 +194,15 @@ pub static KEYS: &[Key] = &[
          reaches it can then do everything."
     ),
     same!(
+        "shares",
+        Kind::Flag,
+        Flag,
+        shares,
+        "Divide a busy node between its services: while the processor is saturated, messages of a service that is beyond its share \
+         wait, and those of others do not; and no service takes all of a mailbox, of the connections' buffers, or of the \
+         memory of instances while others want some (docs/limits.md)."
+    ),
+    same!(
         "level_wait",
         ms(0, 30 * 24 * HOUR),
         Duration,

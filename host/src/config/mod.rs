@@ -35,6 +35,7 @@ pub struct Config {
     pub insecure: bool,
     /// For test suites. Only a command-line flag, so that no file or variable leaves it on.
     pub resettable: bool,
+    pub shares: bool,
     pub level_wait: Duration,
     pub shutdown_grace: Duration,
     /// Time without progress of the serving threads.
@@ -249,6 +250,7 @@ impl Default for Config {
             slot_count: limits::SLOT_COUNT_DEFAULT,
             insecure: false,
             resettable: false,
+            shares: true,
             level_wait: limits::LEVEL_WAIT_DEFAULT,
             shutdown_grace: limits::SHUTDOWN_GRACE_DEFAULT,
             stall_limit: limits::STALL_LIMIT_DEFAULT,

@@ -4,6 +4,7 @@
 use super::fake::FakeNode;
 use crate::{
     error::Error,
+    loads::Load,
     message::Client,
     names::{ServiceName, SessionId, SessionKey},
     node::{Incoming, Node, Pending, Sent, SessionInfo},
@@ -45,6 +46,14 @@ impl Backend {
         each: impl FnMut(Pending),
     ) {
         delegate!(self, node => node.enqueue_ready(key, messages, each));
+    }
+    /// As [`Node::load`].
+    pub(super) fn load(&self, service: &ServiceName) -> Option<Arc<Load>> {
+        match self {
+            Self::Node(node) => node.load(service),
+            #[cfg(test)]
+            Self::Fake(_) => None,
+        }
     }
     /// To be polled to its end, or dropped.
     pub(super) async fn send(&self, key: &SessionKey, message: Incoming) -> Result<Sent, Error> {

@@ -12,7 +12,7 @@ use crate::{
     buffers::{Buffers, Charge, Kind},
     error::{Code, Error},
     limits,
-    names::SessionKey,
+    names::{ServiceName, SessionKey},
     node::{Answer, Cursor, Incoming, Sent},
     operation::Query,
     quota::Told,
@@ -102,7 +102,8 @@ where
         client: admitted.client,
     };
     let client = message.client.clone();
-    let mut room = Charge::new(&**api.buffers(), Kind::Bodies);
+    let bytes = exact(&body);
+    let mut room = room_for(api, &**api.buffers(), &key.service, bytes);
     message.body = deadline
         .limit(pin!(read_body(body, api.options().body_bytes_max, &mut room)))
         .await
@@ -116,6 +117,23 @@ where
         .unwrap_or_else(|| Err(outcome_unknown()))?;
     api.backend().sent(&key.service, client.as_ref(), sent.body.len());
     Ok(sent)
+}
+
+fn exact(body: &impl Body) -> Option<usize> {
+    body.size_hint().exact().map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
+}
+
+/// Room for a message's body, of so many bytes if that is known. Small ones are nobody's: what it costs to know whose they
+/// are is more than they take.
+pub(super) fn room_for<B: Deref<Target = Buffers>>(
+    api: &Api,
+    buffers: B,
+    service: &ServiceName,
+    bytes: Option<usize>,
+) -> Charge<B> {
+    let is_small = bytes.is_some_and(|bytes| bytes <= limits::BODY_SHARED_BYTES_MIN);
+    let load = if is_small { None } else { api.backend().load(service) };
+    Charge::new(buffers, Kind::Bodies).of(load)
 }
 
 pub(super) fn body_late() -> Error {
@@ -322,7 +340,8 @@ async fn ask(api: &Api, who: &Who, request: Request, told: &mut Told) -> Result<
     let consistency = params::Query::parse(&head.uri, &["consistency"])?.consistency()?;
     let content_type = params::content_type(&head.headers)?;
     let deadline = Deadline::after(api.options().request_deadline);
-    let mut room = Charge::new(&**api.buffers(), Kind::Bodies);
+    let bytes = exact(&body);
+    let mut room = room_for(api, &**api.buffers(), &key.service, bytes);
     let body = deadline
         .limit(pin!(read_body(body, api.options().body_bytes_max, &mut room)))
         .await

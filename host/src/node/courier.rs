@@ -26,6 +26,14 @@ impl Courier for OfNode {
         let (node, turns) = (self.node.clone(), self.turns.clone());
         async move {
             let stopping = || Error::of(Cause::Stopping, "the node is stopping");
+            let sender = piece.messages.first().map(|message| &message.from.service);
+            if let (Some(node), Some(service)) = (node.upgrade(), sender)
+                && let Some(shares) = node.shares.clone()
+            {
+                // Before it takes a turn, which others need.
+                drop(node);
+                shares.turn(service).await?;
+            }
             let _turn = turns.acquire_owned().await.map_err(|_| stopping())?;
             let node = node.upgrade().ok_or_else(stopping)?;
             node.call(piece).await

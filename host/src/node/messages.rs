@@ -34,7 +34,7 @@ impl Node {
         // Its handler may run right here: a socket with many frames yields to others in between.
         tokio::task::consume_budget().await;
         let (reply, pending) = oneshot::channel();
-        let mail = Message { key: key.clone(), message }.mail(reply);
+        let mail = Message::new(key.clone(), message).mail(reply);
         self.router.deliver(self.router.slot_of(key), mail)?;
         Ok(Pending::here(pending))
     }
@@ -51,11 +51,11 @@ impl Node {
             return;
         }
         let level = self.context.level.get();
-        self.router.deliver_ready(self.router.slot_of(key), || {
+        self.router.deliver_ready(self.router.slot_of(key), &key.service, || {
             let message = messages.pop_front()?.at_level(level);
             let (reply, pending) = oneshot::channel();
             each(Pending::here(pending).counted(key.service.clone()));
-            Some(Message { key: key.clone(), message }.mail(reply))
+            Some(Message::new(key.clone(), message).mail(reply))
         });
     }
 

@@ -55,6 +55,7 @@ use crate::{
     effects::rules::SendRules,
     error::{Cause, Code, Error},
     limits,
+    loads::{Load, Loads},
     log::{SlotLog, sealed::SealedLog},
     message::{Purpose, gone},
     names::{ServiceName, SessionId, SessionKey, SlotId},
@@ -62,7 +63,8 @@ use crate::{
     peer::member::Members,
     plugin::{Guests, Plugin, PluginError, PluginHost},
     quota::{
-        Quota,
+        self, Quota,
+        shares::Shares,
         usage::{Ask, NodeUsage, UsageShare},
     },
     registry::{Changes, Placement, Registry},
@@ -86,6 +88,7 @@ use futures_util::{FutureExt, StreamExt, future::BoxFuture};
 use parking_lot::{Mutex, RwLock};
 use past_swaps::PastSwaps;
 use removal::Purge;
+use slotd_quota::shares::Terms;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque},
@@ -128,6 +131,7 @@ pub struct Node {
     cluster: Option<Arc<Cluster>>,
     registry: Option<Registry>,
     data_dir: Arc<DataDir>,
+    shares: Option<Arc<Shares>>,
 }
 
 #[derive(Clone, Debug)]
@@ -150,6 +154,8 @@ pub struct NodeOptions {
     pub level_wait: Duration,
     /// For test suites: [`Node::reset`] deletes every session.
     pub resettable: bool,
+    /// A busy node is divided between its services.
+    pub shares: bool,
 }
 
 /// A node's dependencies, opened before, so that a node starts completely or not at all.
@@ -236,6 +242,10 @@ impl Node {
             }
         };
         let (ended, slots_ended) = mpsc::unbounded_channel();
+        let loads = options.shares.then(|| {
+            let known = catalogue.clone();
+            Loads::new(move |service| known.get(service).is_some())
+        });
         let context = Arc::new(SlotContext {
             node: options.name.clone(),
             log,
@@ -251,6 +261,8 @@ impl Node {
             outbox: AtomicUsize::new(0),
             quota,
             usage: meter,
+            loads: loads.clone(),
+            turns: OnceLock::new(),
             options: SlotOptions {
                 mailbox_messages: options.mailbox_messages,
                 cache_bytes: options.session_cache_bytes,
@@ -273,7 +285,27 @@ impl Node {
             }),
         });
         let view = ring::View::new(1, [options.name.clone()]);
-        let router = Arc::new(Router::new(options.slot_count, context.clone()));
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let shares = loads.map(|loads| Shares::new(loads, cores));
+        let router = Arc::new(Router::new(options.slot_count, context.clone(), shares.clone()));
+        if let Some(shares) = &shares {
+            let _ = context.turns.set(shares.clone());
+            let told = Arc::downgrade(shares);
+            context.quota.follow(move |limits| {
+                if let Some(shares) = told.upgrade() {
+                    shares.set_terms(limits.map(|(of, limits)| (of.into(), Terms::of(limits))));
+                }
+            });
+            context.plugins.budget().share_out();
+            let (to, plugins) = (Arc::downgrade(&router), context.plugins.clone());
+            let started = quota::shares::start(shares, plugins, cores, move |slot, mail| {
+                // Without a router, whoever asked sees that the node is gone.
+                if let Some(router) = to.upgrade() {
+                    router.deliver_late(slot, mail);
+                }
+            });
+            started.map_err(|e| Error::internal(format!("can't start a thread: {e}")))?;
+        }
         let (mut handler, mut cluster, mut registry) = (None, None, None);
         let mut duties = None;
         if let Some(shared) = shared {
@@ -308,6 +340,7 @@ impl Node {
             options,
             swaps: Mutex::default(),
             purges: Mutex::default(),
+            shares,
             past_swaps: Arc::new(PastSwaps::open(data_dir.clone())),
             stragglers: Mutex::default(),
             deploying: Turns::default(),
@@ -404,6 +437,11 @@ impl Node {
                 Err(Error::new(Code::StorageUnavailable, why.clone()))
             }
         }
+    }
+
+    /// What a service has at work here, on a node with shares.
+    pub fn load(&self, service: &ServiceName) -> Option<Arc<Load>> {
+        self.context.loads.as_ref()?.of(service)
     }
 
     /// Becomes true when the node stops.

@@ -51,6 +51,10 @@ fn message(body: &'static [u8]) -> Incoming {
 impl Fixture {
     /// A node with 1 MiB per instance, which has stored [`large`] all the same.
     async fn new() -> Self {
+        Self::with(false).await
+    }
+
+    async fn with(shares: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("plugins");
         testkit::host(&folder).add(large()).await.unwrap();
@@ -65,6 +69,7 @@ impl Fixture {
             instance_idle: Duration::from_secs(300),
             session_cache_bytes: 1 << 20,
             resettable: false,
+            shares,
             level_wait: limits::LEVEL_WAIT_DEFAULT,
             sends: Arc::default(),
             in_order: Arc::default(),
@@ -114,6 +119,46 @@ impl Fixture {
         let at = |handle: &SlotHandle| handle.stats.active.lock().get(&self.service).map(|a| a.0);
         running.iter().map(|(_, handle)| at(handle)).collect()
     }
+}
+
+/// One service's messages would keep the others' from their handlers; and a node that stops would leave those that wait
+/// without an answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_of_a_quiet_service_pass_those_of_one_beyond_its_share() {
+    let fixture = Fixture::with(true).await;
+    let (node, flood) = (&fixture.node, ServiceName::parse("flood").unwrap());
+    fixture.deploy("1.0.0", testkit::guest().into()).await.unwrap();
+    let (options, guest) = (DeployOptions::default(), testkit::guest().into());
+    node.deploy(&flood, Some("1.0.0".into()), guest, options).await.unwrap();
+    // Hardly any time for its handlers, so that it waits on any machine.
+    let limits = toml::from_str::<slotd_quota::policy::Limits>("guest_time = \"1ms/h\"").unwrap();
+    node.context.quota.set([("flood", &limits)]);
+    let waiting =
+        || node.shares.as_ref().unwrap().waiting().iter().map(|(_, count)| count).sum::<usize>();
+    let key = SessionKey::parse("flood", "x").unwrap();
+    let mut pending = Vec::new();
+    while waiting() < 50 {
+        pending.push(node.enqueue(&key, message(b"sone")).await.unwrap());
+        tokio::task::yield_now().await;
+    }
+    // In its slot, too.
+    for number in 0..100 {
+        fixture.send_to(&format!("{number}")).await;
+    }
+    assert!(waiting() > 0, "all were let out: the others have passed nothing");
+    timeout(TIMEOUT, node.stop(TIMEOUT)).await.unwrap();
+    let (mut numbers, mut refused) = (Vec::new(), 0);
+    for answer in pending {
+        match answer.await {
+            Ok(sent) => numbers.push(sent.seq),
+            Err(error) => {
+                assert_eq!(error.code, Code::Unavailable, "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0 && !numbers.is_empty(), "{refused} refused, {} handled", numbers.len());
+    assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>(), "in order");
 }
 
 /// A handler would not know whom it answers; and who sent a message would be lost on its way into the history.

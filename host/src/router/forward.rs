@@ -449,7 +449,7 @@ impl Journey {
     fn deliver(&self) -> Result<Option<Sending>, Error> {
         let (reply, answer) = oneshot::channel();
         let (key, message) = (self.key.clone(), self.message.clone());
-        let mail = Message { key, message }.mail(reply);
+        let mail = Message::new(key, message).mail(reply);
         // What is behind this one in its lane need not wait for its handler.
         let placed = || self.ticket.sent(self.attempt, To::Here);
         match self.forwarder.router.try_deliver_then(self.slot, mail, placed)? {

@@ -13,7 +13,8 @@ pub use crate::slot::seat::Place;
 use crate::{
     error::{Cause, Code, Error},
     log::{Last, Term},
-    names::{SessionKey, SlotId},
+    names::{ServiceName, SessionKey, SlotId},
+    quota::shares::Shares,
     rpc,
     slot::{
         Mail, Mailbox, Mailed, Order, SlotContext, SlotHandle, open,
@@ -37,6 +38,8 @@ impl<T: rpc::Callable + Mailed> Routed for T {}
 pub struct Router {
     slots: Box<[Arc<SharedSeat>]>,
     context: Arc<SlotContext>,
+    /// Of the processor; `None`: whoever comes first.
+    shares: Option<Arc<Shares>>,
     /// Read while a slot's task is started: none is once this was written.
     closed: RwLock<bool>,
     /// A slot has another place.
@@ -44,11 +47,11 @@ pub struct Router {
 }
 
 impl Router {
-    pub fn new(slot_count: u16, context: Arc<SlotContext>) -> Self {
+    pub fn new(slot_count: u16, context: Arc<SlotContext>, shares: Option<Arc<Shares>>) -> Self {
         let (alone, moved) = (context.cluster.is_none(), Arc::new(watch::Sender::new(())));
         let seat = |_| Arc::new(SharedSeat::new(alone, moved.clone()));
         let slots = (0..slot_count).map(seat).collect();
-        Self { slots, context, closed: RwLock::new(false), moved }
+        Self { slots, context, shares, closed: RwLock::new(false), moved }
     }
 
     pub fn slot_count(&self) -> u16 {
@@ -79,11 +82,50 @@ impl Router {
 
     /// Has a slot that runs here take mail at once, if nobody works on it, for as long as there is a next one
     /// and it can. Their handlers run before this comes back.
-    pub fn deliver_ready(&self, slot: SlotId, next: impl FnMut() -> Option<Mail>) {
-        if let Ok(seat) = self.seat(slot)
-            && let Some((_, mailbox)) = seat.mailbox()
-        {
-            mailbox.take_ready(next);
+    pub fn deliver_ready(
+        &self,
+        slot: SlotId,
+        service: &ServiceName,
+        mut next: impl FnMut() -> Option<Mail>,
+    ) {
+        let Ok(seat) = self.seat(slot) else { return };
+        let Some((_, mailbox)) = seat.mailbox() else { return };
+        let Some(shares) = &self.shares else { return mailbox.take_ready(next) };
+        mailbox.take_ready(|| {
+            // What has to wait does so in its line.
+            let mut mail = shares.goes_now(service).then(&mut next).flatten()?;
+            shares.let_in(&mut mail);
+            Some(mail)
+        });
+    }
+
+    /// Lets mail in on a busy node: `None`: it waits for its service's share.
+    fn admit(&self, slot: SlotId, mail: Mail) -> Result<Option<Mail>, Error> {
+        match &self.shares {
+            Some(shares) => shares.admit(slot, mail),
+            None => Ok(Some(mail)),
+        }
+    }
+
+    /// Puts mail into its mailbox that has waited for its service's share. Its sender has gone on.
+    pub fn deliver_late(&self, slot: SlotId, mut mail: Mail) {
+        loop {
+            let put = self.seat(slot).map(|seat| match seat.mailbox() {
+                Some((task, mailbox)) => mailbox.queue_or_refuse(mail).inspect_err(|_| {
+                    seat.on(SeatEvent::Stopping { task });
+                }),
+                None => Err(mail),
+            });
+            // It was there when the mail came.
+            let Ok(Err(back)) = put else { return };
+            let started = match self.context.cluster {
+                Some(_) => Err(Error::of(Cause::NotOwner, "the slot has left this node meanwhile")),
+                None => self.start(slot),
+            };
+            if let Err(error) = started {
+                return back.refuse(error);
+            }
+            mail = back;
         }
     }
 
@@ -104,6 +146,14 @@ impl Router {
         mail: Mail,
         placed: impl FnOnce(),
     ) -> Result<Put, Error> {
+        let mail = match self.admit(slot, mail) {
+            Ok(Some(mail)) => mail,
+            Ok(None) => {
+                placed();
+                return Ok(Ok(Ok(())));
+            }
+            Err(full) => return Ok(Ok(Err(full))),
+        };
         self.put(slot, mail, |mailbox, mail| mailbox.try_mail(mail, placed))
     }
 
@@ -131,6 +181,7 @@ impl Router {
     /// # Errors
     /// `mailbox-full`, `slot-not-found`.
     pub fn mail_here(&self, slot: SlotId, mail: Mail) -> Result<bool, Error> {
+        let Some(mail) = self.admit(slot, mail)? else { return Ok(true) };
         match self.put(slot, mail, Mailbox::try_queue)? {
             Ok(result) => result.map(|()| true),
             Err(_) => Ok(false),
@@ -218,6 +269,9 @@ impl Router {
     /// When this returns, no slot is started any more.
     pub fn close(&self) {
         *self.closed.write() = true;
+        if let Some(shares) = &self.shares {
+            shares.close();
+        }
     }
 
     fn seat(&self, slot: SlotId) -> Result<&Arc<SharedSeat>, Error> {

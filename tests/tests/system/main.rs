@@ -43,6 +43,7 @@ mod sealed;
 mod sends;
 mod sends_operating;
 mod services;
+mod shares;
 mod signals;
 mod signing;
 mod single;

@@ -7,6 +7,7 @@
 //! | `name.rs` | names, and what texts may quote |
 //! | `session.rs` | messages and sessions: bodies, pages, state, corrections, imports, deletes |
 //! | `effects.rs` | effects of handlers: timers, messages that fail |
+//! | `shares.rs` | shares of a busy node |
 //! | `slot.rs` | slots: mailboxes, batches, flushes, caches, and catching up with the log |
 //! | `service.rs` | services: deployments, swaps, removal, counts |
 //! | `plugin.rs` | plugins at work: calls, host calls, instances and their memory |
@@ -42,6 +43,7 @@ mod plugin;
 mod registry;
 mod service;
 mod session;
+mod shares;
 mod slot;
 mod snapshot;
 mod store;
@@ -63,6 +65,7 @@ pub use plugin::*;
 pub use registry::*;
 pub use service::*;
 pub use session::*;
+pub use shares::*;
 pub use slot::*;
 pub use snapshot::*;
 pub use store::*;

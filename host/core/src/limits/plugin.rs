@@ -106,6 +106,8 @@ pub const INSTANCE_MEMORY_TIMEOUT: Duration = Duration::from_secs(2);
 pub const GUEST_MEMORY_RUNNING_SHARE: usize = 8;
 /// Between two looks for idle instances to drop while someone waits for memory and there are none.
 pub const SHED_INTERVAL: Duration = Duration::from_millis(10);
+/// One part in so many of that memory that services which hold more than it leave to those that hold less.
+pub const INSTANCES_RESERVE: usize = slotd_quota::limits::SHARE_RESERVE as usize;
 /// Idle instances that one deployment keeps. As many are used as calls run at once, which is as many
 /// as there are threads; with `guests.isolation = "session"`, as many as sessions were active.
 pub const INSTANCES_IDLE_MAX: usize = 256;

@@ -25,6 +25,8 @@ pub const JOURNAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub const ANSWER_HERE_BYTES_MAX: usize = 4 * 1024;
 /// Bytes of one group commit; the rest goes to the next one. Bounds the time of one fsync.
 pub const GROUP_COMMIT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Batches that go before larger ones where not all fit one group commit.
+pub const SMALL_BATCH_BYTES_MAX: usize = 64 * 1024;
 /// How long a group commit waits for as many batches as the last one had, if that had several. About
 /// what a sync takes on a fast disk: at 64 connections it makes the batches of a commit a third more
 /// (`docs/benchmark.md`).

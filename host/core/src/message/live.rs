@@ -4,6 +4,7 @@ use crate::{
     buffers::{self, Charge, Held, Kind},
     error::Error,
     limits,
+    loads::Load,
     log::record::Event,
     position::Incarnation,
     telemetry::metrics,
@@ -175,9 +176,9 @@ pub struct Queued {
 
 impl Queued {
     /// For this many subscribers. Their memory is charged at once, and released when none holds it.
-    pub fn new(live: Live, subscribers: usize) -> Self {
+    pub fn new(live: Live, subscribers: usize, load: Option<Arc<Load>>) -> Self {
         let bytes = live.bytes();
-        let mut charge = Charge::new(buffers::shared().clone(), Kind::Events);
+        let mut charge = Charge::new(buffers::shared().clone(), Kind::Events).of(load);
         let fits = charge.set(bytes + subscribers * size_of::<Self>()).is_ok();
         Self { live, bytes, fits, held: charge.into() }
     }
@@ -200,7 +201,7 @@ impl LiveSender {
     /// sender (`subscribers.retain(|s| s.offer(..))`). An ephemeral item for one that is slow is dropped, and
     /// counted; the subscriber stays.
     pub fn offer(&self, item: Live) -> bool {
-        self.offer_queued(Queued::new(item, 1))
+        self.offer_queued(Queued::new(item, 1, None))
     }
     /// As [`LiveSender::offer`], for an item that others get too.
     pub(crate) fn offer_queued(&self, item: Queued) -> bool {

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    loads::Admitted,
     message::{Incoming, Purpose, Sent},
     names::{ServiceName, SessionKey, SlotId},
 };
@@ -17,6 +18,14 @@ use std::sync::Arc;
 pub struct Message {
     pub key: SessionKey,
     pub message: Incoming,
+    /// Of its service's work on this node, from when it is let through.
+    pub admitted: Admitted,
+}
+
+impl Message {
+    pub fn new(key: SessionKey, message: Incoming) -> Self {
+        Self { key, message, admitted: Admitted::default() }
+    }
 }
 
 impl Operation for Message {

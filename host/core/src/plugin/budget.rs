@@ -5,6 +5,10 @@
 //! allocated, so the total never exceeds the bound. A request that finds no memory waits briefly;
 //! holders of idle instances are asked to release the shortfall. New instances leave a part of the
 //! memory to running ones: if calls that each need one more page used all of it, none could finish.
+//!
+//! On a node with shares ([`Budget::share_out`]), services leave each other some: one that holds little goes before those who
+//! wait and may use the last sixteenth, which others leave free; and one that holds half gets no more while others wait. What
+//! it has can't be taken back but from idle instances, those of large holders first.
 
 use super::no_memory::NoMemory;
 use crate::{limits, names::ServiceName};
@@ -13,7 +17,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -47,7 +51,15 @@ pub struct Budget {
     used: Mutex<Need>,
     starting: Queue,
     running: Queue,
+    /// Of services that hold little: they wait for nobody else.
+    small: Queue,
+    /// Of services that hold half of all while others wait: nobody waits for them.
+    over: Queue,
     wanted: Notify,
+    /// On whose behalf someone waits, for each who does.
+    waiting: Mutex<Vec<usize>>,
+    /// Services leave each other some.
+    shared_out: AtomicBool,
     services: Mutex<BTreeMap<ServiceName, Arc<Usage>>>,
 }
 
@@ -102,9 +114,39 @@ impl Budget {
             used: Mutex::default(),
             starting: Queue::default(),
             running: Queue::default(),
+            small: Queue::default(),
+            over: Queue::default(),
+            waiting: Mutex::default(),
+            shared_out: AtomicBool::new(false),
             wanted: Notify::new(),
             services: Mutex::default(),
         })
+    }
+
+    /// From now on services leave each other some.
+    pub fn share_out(&self) {
+        self.shared_out.store(true, Ordering::Relaxed);
+    }
+
+    /// Where the services' share of it begins to count.
+    fn rank(&self, account: &Account, need: Need, max: usize) -> Rank {
+        if !self.shared_out.load(Ordering::Relaxed) {
+            return Rank::Any;
+        }
+        let pages = account.pages().saturating_add(need.pages);
+        if pages <= max / limits::INSTANCES_RESERVE {
+            return Rank::Small;
+        }
+        let others_wait = || self.waiting.lock().iter().any(|waiting| *waiting != account.id());
+        match pages > max / 2 && others_wait() {
+            true => Rank::Over,
+            false => Rank::Large,
+        }
+    }
+
+    /// Whether a service holds so much that its idle instances go first where others need memory.
+    pub(super) fn is_large(&self, account: &Account) -> bool {
+        self.rank(account, Need::default(), self.pages_max) != Rank::Small
     }
 
     /// The account of a service's instances.
@@ -137,23 +179,28 @@ impl Budget {
 
     /// What those who wait lack.
     pub fn bytes_lacking(&self) -> usize {
-        let starting = self.starting.pages_wanted.load(Ordering::Relaxed);
-        let running = self.running.pages_wanted.load(Ordering::Relaxed);
-        let max = match (starting, running) {
+        let of = |queue: &Queue| queue.pages_wanted.load(Ordering::Relaxed);
+        let running = of(&self.running);
+        let others = of(&self.starting) + of(&self.small) + of(&self.over);
+        let max = match (others, running) {
             // Nobody waits: there is room, or they have given up.
             (0, 0) => return 0,
             (0, _) => self.pages_max,
             _ => self.pages_open_max,
         };
-        let wanted = self.used.lock().pages.saturating_add(starting + running);
+        let max = match self.shared_out.load(Ordering::Relaxed) {
+            true => max - max / limits::INSTANCES_RESERVE,
+            false => max,
+        };
+        let wanted = self.used.lock().pages.saturating_add(others + running);
         wanted.saturating_sub(max).saturating_mul(PAGE_BYTES)
     }
 
     /// Memory maps that those who wait lack.
     pub fn maps_lacking(&self) -> usize {
-        let [starting, running] =
-            [&self.starting, &self.running].map(|queue| queue.maps_wanted.load(Ordering::Relaxed));
-        match starting + running {
+        let queues = [&self.starting, &self.running, &self.small, &self.over];
+        let wanted = queues.map(|queue| queue.maps_wanted.load(Ordering::Relaxed));
+        match wanted.into_iter().sum() {
             0 => 0,
             wanted => (self.used.lock().maps + wanted).saturating_sub(self.maps_max),
         }
@@ -178,8 +225,14 @@ impl Budget {
         }
     }
 
-    /// Takes what is needed if that leaves no more than `max` pages in use.
-    fn try_take(&self, need: Need, max: usize) -> bool {
+    /// Takes what is needed if that leaves no more than `max` pages in use, less what services of that rank leave to
+    /// others.
+    fn try_take(&self, account: &Account, need: Need, max: usize) -> bool {
+        let max = match self.rank(account, need, max) {
+            Rank::Any | Rank::Small => max,
+            Rank::Large => max - max / limits::INSTANCES_RESERVE,
+            Rank::Over => 0,
+        };
         let mut used = self.used.lock();
         let after = Need {
             pages: used.pages.saturating_add(need.pages),
@@ -198,6 +251,7 @@ impl Budget {
     /// Gives the time that it waited.
     async fn take(
         &self,
+        account: &Account,
         need: Need,
         starts: bool,
         timeout: Duration,
@@ -207,34 +261,61 @@ impl Budget {
             // that start: nobody would give anything up for it.
             return Ok(Duration::ZERO);
         }
-        let (max, queue) = match starts {
-            true => (self.pages_open_max, &self.starting),
-            false => (self.pages_max, &self.running),
-        };
+        let max = if starts { self.pages_open_max } else { self.pages_max };
         // Who comes now does not go before those who wait.
-        if !queue.is_wanted() && self.try_take(need, max) {
+        let queue = self.queue_of(self.rank(account, need, max), starts);
+        if !queue.is_wanted() && self.try_take(account, need, max) {
             return Ok(Duration::ZERO);
         }
         if need.pages > max || need.maps > self.maps_max || timeout.is_zero() {
             // More than there can ever be; or nobody is to give anything up for it.
             return Err(self.no_memory(need));
         }
-        let (begun, _wanted) = (crate::clock::now(), Wanted::new(self, queue, need));
-        let wait = async {
+        let begun = crate::clock::now();
+        let wait = self.wait(account, need, starts, max);
+        tokio::time::timeout(timeout, wait).await.map_err(|_| self.no_memory(need))?;
+        Ok(begun.elapsed())
+    }
+
+    async fn wait(&self, account: &Account, need: Need, starts: bool, max: usize) {
+        loop {
+            let rank = self.rank(account, need, max);
+            let queue = self.queue_of(rank, starts);
+            let _wanted = Wanted::new(self, queue, account, need);
             let _turn = queue.turn.lock().await;
             loop {
                 let freed = queue.freed.notified();
-                if self.try_take(need, max) {
+                if self.try_take(account, need, max) {
                     return;
+                }
+                if self.rank(account, need, max) != rank {
+                    // Those behind it need not wait for it any more, or it no longer for all others.
+                    break;
                 }
                 // A call that runs may have taken what there was room for when this began to
                 // wait: holders of idle instances were not asked then.
                 self.wanted.notify_one();
                 freed.await;
             }
-        };
-        tokio::time::timeout(timeout, wait).await.map_err(|_| self.no_memory(need))?;
-        Ok(begun.elapsed())
+        }
+    }
+
+    fn queue_of(&self, rank: Rank, starts: bool) -> &Queue {
+        match (rank, starts) {
+            (Rank::Small, _) => &self.small,
+            (Rank::Over, _) => &self.over,
+            (Rank::Any | Rank::Large, true) => &self.starting,
+            (Rank::Any | Rank::Large, false) => &self.running,
+        }
+    }
+
+    /// Has those whose turn it is look again.
+    fn look_again(&self) {
+        for queue in [&self.small, &self.running, &self.starting, &self.over] {
+            if queue.is_wanted() {
+                queue.freed.notify_one();
+            }
+        }
     }
 
     fn give_back(&self, held: Need) {
@@ -244,11 +325,7 @@ impl Budget {
             maps: used.maps.saturating_sub(held.maps),
         };
         drop(used);
-        for queue in [&self.running, &self.starting] {
-            if queue.is_wanted() {
-                queue.freed.notify_one();
-            }
-        }
+        self.look_again();
     }
 }
 
@@ -316,7 +393,7 @@ impl Lease {
         };
         let pages = bytes.saturating_add(beside).div_ceil(PAGE_BYTES);
         let need = Need { pages, maps: maps + maps_beside };
-        let waited = self.budget.take(need, self.starts, self.left).await?;
+        let waited = self.budget.take(&self.account, need, self.starts, self.left).await?;
         self.left = self.left.saturating_sub(waited);
         self.waited |= !waited.is_zero();
         self.pages += pages;
@@ -342,9 +419,30 @@ impl Drop for Lease {
     }
 }
 
+/// What a service's holdings mean for what it gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rank {
+    /// There are no shares.
+    Any,
+    Small,
+    Large,
+    Over,
+}
+
+impl Account {
+    fn pages(&self) -> usize {
+        usize::try_from(self.0.bytes()).unwrap_or(usize::MAX) / PAGE_BYTES
+    }
+    fn id(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+}
+
 /// Pages that someone waits for, as long as it does.
 struct Wanted<'a> {
+    budget: &'a Budget,
     queue: &'a Queue,
+    account: usize,
     need: Need,
 }
 
@@ -357,201 +455,33 @@ impl Queue {
 }
 
 impl<'a> Wanted<'a> {
-    fn new(budget: &'a Budget, queue: &'a Queue, need: Need) -> Self {
+    fn new(budget: &'a Budget, queue: &'a Queue, account: &Account, need: Need) -> Self {
+        budget.waiting.lock().push(account.id());
+        if budget.shared_out.load(Ordering::Relaxed) {
+            // Others may hold too much now.
+            budget.look_again();
+        }
         queue.pages_wanted.fetch_add(need.pages, Ordering::Relaxed);
         queue.maps_wanted.fetch_add(need.maps, Ordering::Relaxed);
         budget.wanted.notify_one();
-        Self { queue, need }
+        Self { budget, queue, account: account.id(), need }
     }
 }
 
 impl Drop for Wanted<'_> {
     fn drop(&mut self) {
+        let mut waiting = self.budget.waiting.lock();
+        if let Some(at) = waiting.iter().position(|waiting| *waiting == self.account) {
+            waiting.swap_remove(at);
+        }
+        drop(waiting);
         self.queue.pages_wanted.fetch_sub(self.need.pages, Ordering::Relaxed);
         self.queue.maps_wanted.fetch_sub(self.need.maps, Ordering::Relaxed);
+        if self.budget.shared_out.load(Ordering::Relaxed) {
+            self.budget.look_again();
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TIMEOUT: Duration = Duration::from_secs(20);
-    const PAGE: usize = PAGE_BYTES;
-
-    async fn lease(budget: &Arc<Budget>, account: &Account) -> Lease {
-        let mut lease = Lease::open(budget, account.clone(), TIMEOUT);
-        lease.started(TIMEOUT).await.unwrap();
-        lease
-    }
-
-    /// What an operator reads must be what is held, and nothing once it is given back.
-    #[tokio::test]
-    async fn what_is_taken_is_counted_and_given_back() {
-        let budget = Budget::new(100 * PAGE);
-        let (a, b) = (ServiceName::parse("a").unwrap(), ServiceName::parse("b").unwrap());
-        let (of_a, of_b) = (budget.account(&a), budget.account(&b));
-        let beside = limits::INSTANCE_BYTES_BESIDE;
-        let mut one = lease(&budget, &of_a).await;
-        let two = lease(&budget, &of_b).await;
-        one.grow(3 * PAGE - 1, 0).await.unwrap();
-        assert_eq!(one.bytes(), beside + 3 * PAGE);
-        assert_eq!((budget.service(&a).instances(), budget.service(&b).instances()), (1, 1));
-        assert_eq!(budget.service(&a).bytes(), (beside + 3 * PAGE) as u64);
-        assert_eq!(budget.service(&b).bytes(), beside as u64);
-        assert_eq!(budget.bytes_used(), 2 * beside + 3 * PAGE);
-        drop(one);
-        assert_eq!((budget.service(&a).bytes(), budget.service(&a).instances()), (0, 0));
-        drop(two);
-        assert_eq!((budget.bytes_used(), budget.service(&b).instances()), (0, 0));
-    }
-
-    /// Memory must never pass the bound; who waits gets what others give up, and is known to wait.
-    #[tokio::test]
-    async fn who_finds_none_waits_for_others_to_give_up() {
-        let beside = limits::INSTANCE_BYTES_BESIDE;
-        let budget = Budget::new(10 * PAGE + 2 * beside);
-        let account = Account::default();
-        let mut held = lease(&budget, &account).await;
-        let mut other = lease(&budget, &account).await;
-        held.grow(8 * PAGE, 0).await.unwrap();
-        assert_eq!(budget.bytes_lacking(), 0);
-        let waits = tokio::spawn(async move { other.grow(5 * PAGE, 0).await.map(|()| other) });
-        budget.lacks().await;
-        assert_eq!(budget.bytes_lacking(), 3 * PAGE);
-        assert!(!waits.is_finished());
-        drop(held);
-        let other = waits.await.unwrap().unwrap();
-        assert_eq!((budget.bytes_lacking(), budget.bytes_used()), (0, beside + 5 * PAGE));
-        drop(other);
-    }
-
-    /// What there was room for may go to a call that runs, under those who wait for their turn.
-    /// Holders of idle instances must be notified then, or they wait in vain.
-    #[tokio::test]
-    async fn what_is_lacking_later_is_told_too() {
-        let beside = limits::INSTANCE_BYTES_BESIDE;
-        let budget = Budget::new(64 * PAGE);
-        let account = Account::default();
-        let mut runs = lease(&budget, &account).await;
-        runs.grow((budget.pages_open_max - 2) * PAGE - beside, 0).await.unwrap();
-        // One whose turn it is, and one behind it: for both of them there is room.
-        let turn = budget.starting.turn.lock().await;
-        let before = Wanted::new(&budget, &budget.starting, Need { pages: 1, maps: 0 });
-        let waits = tokio::spawn({
-            let mut behind = Lease::open(&budget, account.clone(), TIMEOUT);
-            async move { behind.started(TIMEOUT).await.map(|()| behind) }
-        });
-        while budget.starting.pages_wanted.load(Ordering::Relaxed) < 2 {
-            tokio::task::yield_now().await;
-        }
-        let asked = budget.lacks();
-        tokio::pin!(asked);
-        assert!(futures_util::poll!(&mut asked).is_pending());
-        runs.grow(2 * PAGE, 0).await.unwrap();
-        drop(turn);
-        tokio::time::timeout(TIMEOUT, asked).await.expect("nobody is asked to release memory");
-        drop((before, runs));
-        waits.await.unwrap().unwrap();
-    }
-
-    /// Maps are a resource of their own: where they are used up, idle instances must give way, and a
-    /// call without one must get that as its error, rather than that the plugin is at fault; the
-    /// process must keep some, or it ends.
-    #[tokio::test]
-    async fn memory_maps_are_counted_and_named() {
-        let budget = Budget::with_maps(1 << 30, 100);
-        let account = Account::default();
-        let mut held = Vec::new();
-        let refused = loop {
-            let mut one = Lease::open(&budget, account.clone(), Duration::from_millis(1));
-            match one.grow(0, limits::MEMORY_MAPS).await {
-                Ok(()) => held.push(one),
-                Err(refused) => break refused,
-            }
-        };
-        let each = limits::INSTANCE_MAPS_BESIDE + limits::MEMORY_MAPS;
-        assert_eq!(held.len(), 75 / each, "a quarter is the process's own");
-        assert!(refused.to_string().contains("vm.max_map_count"), "{refused}");
-        assert_eq!((held[0].maps(), budget.is_lacking()), (each, false));
-        let waits = tokio::spawn({
-            let mut one = Lease::open(&budget, account.clone(), TIMEOUT);
-            async move { one.grow(0, limits::MEMORY_MAPS).await.map(|()| one) }
-        });
-        budget.lacks().await;
-        assert!(budget.maps_lacking() > 0);
-        held.pop();
-        let last = waits.await.unwrap().unwrap();
-        drop((last, held));
-        assert_eq!(budget.used.lock().maps, 0);
-    }
-
-    /// A wait has an end, and leaves nothing behind that says that someone still waits.
-    #[tokio::test]
-    async fn who_waits_in_vain_is_refused() {
-        let beside = limits::INSTANCE_BYTES_BESIDE;
-        let budget = Budget::new(4 * PAGE + beside);
-        let mut lease = lease(&budget, &Account::default()).await;
-        lease.left = Duration::from_millis(1);
-        lease.grow(3 * PAGE, 0).await.unwrap();
-        let refused = lease.grow(2 * PAGE, 0).await.unwrap_err();
-        assert!(refused.to_string().contains("guests.memory_total"), "{refused}");
-        // More than the node has at all: no use to wait.
-        lease.left = Duration::from_secs(3_600);
-        assert!(lease.grow(5 * PAGE + beside, 0).await.is_err());
-        assert_eq!((budget.bytes_lacking(), lease.bytes()), (0, beside + 3 * PAGE));
-        lease.grow(PAGE, 0).await.unwrap();
-    }
-
-    /// Were new instances to take the last page, calls that need one more would all wait for each
-    /// other.
-    #[tokio::test]
-    async fn new_instances_leave_some_to_those_that_run() {
-        let budget = Budget::new(64 * PAGE);
-        let account = Account::default();
-        let mut first = lease(&budget, &account).await;
-        let mut new = Lease::open(&budget, account.clone(), Duration::from_millis(1));
-        assert!(new.grow(58 * PAGE, 0).await.is_err());
-        assert_eq!(new.bytes(), 0, "who was refused holds something");
-        new.grow(50 * PAGE, 0).await.unwrap();
-        first.left = Duration::ZERO;
-        first.grow(12 * PAGE, 0).await.unwrap();
-        assert_eq!(budget.bytes_used(), 64 * PAGE);
-    }
-
-    /// An instance that has all it needs would wait for others to give up nothing, in vain.
-    #[tokio::test]
-    async fn who_needs_no_more_does_not_wait() {
-        let budget = Budget::new(64 * PAGE);
-        let account = Account::default();
-        let mut runs = lease(&budget, &account).await;
-        let mut new = Lease::open(&budget, account.clone(), Duration::ZERO);
-        new.grow(PAGE, 0).await.unwrap();
-        runs.grow(59 * PAGE, 0).await.unwrap();
-        assert!(budget.bytes_used() > budget.pages_open_max * PAGE);
-        new.started(TIMEOUT).await.unwrap();
-    }
-
-    /// Nobody who waits may be forgotten when several are served in turn.
-    #[tokio::test]
-    async fn all_who_wait_are_served() {
-        let budget = Budget::new(64 * PAGE);
-        let account = Account::default();
-        let mut all = lease(&budget, &account).await;
-        all.grow(55 * PAGE, 0).await.unwrap();
-        let waiting: Vec<_> = (0..20)
-            .map(|_| {
-                let mut one = Lease::open(&budget, account.clone(), TIMEOUT);
-                tokio::spawn(async move { one.started(Duration::ZERO).await.map(|()| one) })
-            })
-            .collect();
-        budget.lacks().await;
-        tokio::task::yield_now().await;
-        drop(all);
-        for one in waiting {
-            // Kept, so that each needs memory of its own.
-            std::mem::forget(one.await.unwrap().unwrap());
-        }
-        assert_eq!(budget.bytes_lacking(), 0);
-    }
-}
+mod tests;

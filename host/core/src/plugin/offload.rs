@@ -38,7 +38,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -83,6 +83,8 @@ struct Shared {
     queue: Mutex<Queue>,
     ready: Condvar,
     threads_max: usize,
+    /// Processor time that its threads have used.
+    used_ns: AtomicU64,
 }
 
 impl OffloadPool {
@@ -95,9 +97,15 @@ impl OffloadPool {
                 }),
                 ready: Condvar::new(),
                 threads_max: threads_max.max(1),
+                used_ns: AtomicU64::new(0),
             }),
             ration: Ration::default(),
         }
+    }
+
+    /// Processor time that its threads have used, which give way to those that serve.
+    pub fn used(&self) -> Duration {
+        Duration::from_nanos(self.shared.used_ns.load(Ordering::Relaxed))
     }
 
     /// Whether a call of a service may begin on a thread that serves.

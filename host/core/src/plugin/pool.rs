@@ -220,12 +220,14 @@ impl Pool {
         };
         let mut candidates = Vec::new();
         for guests in &all {
+            // Those of services that hold little would not help others much, and be missed by their own.
+            let is_small = !self.budget.is_large(&guests.account);
             let idle = guests.idle.lock();
-            candidates.extend(idle.iter().map(|one| (one.used, guests)));
+            candidates.extend(idle.iter().map(|one| ((is_small, one.used), guests)));
         }
-        candidates.sort_by_key(|(used, _)| *used);
+        candidates.sort_by_key(|(order, _)| *order);
         let (mut freed, mut freed_maps, mut count) = (0, 0, 0);
-        for (used, guests) in candidates {
+        for ((_, used), guests) in candidates {
             if freed >= bytes && freed_maps >= maps {
                 break;
             }

@@ -63,6 +63,7 @@ struct Choice {
 
 impl Serve for operation::Message {
     fn serve(self, shell: &mut Shell, reply: Reply<Sent>) -> impl Future<Output = ()> + Send {
+        shell.admitted = self.admitted;
         shell.message(self.key, self.message, reply)
     }
 }

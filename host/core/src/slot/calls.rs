@@ -4,6 +4,7 @@
 use crate::{
     error::{Cause, Code, Error},
     limits,
+    loads::Admitted,
     log::record::{DeploymentId, Event, Head},
     names::{ServiceName, SessionKey},
     plugin::{self, Begin, Call, Caller, Cut, Failure, Guests, Input, Outcome, PluginError, Work},
@@ -115,6 +116,8 @@ impl Shell {
                 result = decided(&mut self.commit, &self.shared), if self.core.is_in_flight() => self.on_committed(result),
                 () = std::future::ready(()), if !waits => {
                     waits = true;
+                    // It waits for something, or goes on elsewhere: the thread is others'.
+                    self.admitted = Admitted::default();
                     if self.core.sends_before_mail() {
                         self.submit();
                     }
@@ -194,12 +197,35 @@ impl Shell {
             if ran.output.result.is_err() || !matches!(called, Called::Handle) {
                 self.used.flush(meter);
             }
+            self.count_work(&guests.service, begin, elapsed, ran.offloaded);
         }
         if let Some(took) = ran.offloaded {
             let was_cut = matches!(ran.output.result, Err(Failure::Cut(_)));
             self.long.note(&guests.service, begin, took, was_cut);
         }
         self.settle(guests, key, ran.output)
+    }
+
+    /// Counts what a call has used as its service's.
+    fn count_work(
+        &self,
+        service: &ServiceName,
+        begin: Begin,
+        elapsed: Duration,
+        offloaded: Option<Duration>,
+    ) {
+        let Some(loads) = &self.context.loads else { return };
+        match offloaded {
+            // It knows whose it is without a search.
+            None if self.admitted.took(elapsed) => {}
+            None => loads.took(service, elapsed, Duration::ZERO),
+            Some(aside) => {
+                // What it waited for is in `elapsed`, too.
+                let began_here = begin == Begin::Here;
+                let slice = if began_here { limits::GUEST_SLICE } else { Duration::ZERO };
+                loads.took(service, slice.min(elapsed), aside);
+            }
+        }
     }
 
     /// What the sender of a failed call is told.

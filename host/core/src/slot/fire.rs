@@ -13,6 +13,7 @@ use crate::{
     },
     error::{Cause, Error, StateError},
     limits,
+    loads::Admitted,
     log::record::{self, Record},
     message::Incoming,
     names::{ServiceName, SessionKey},
@@ -28,7 +29,7 @@ use crate::{
     telemetry::{metrics, repeats},
 };
 use bytes::Bytes;
-use std::{sync::Arc, task::Poll};
+use std::{sync::Arc, task::Poll, time::Duration};
 
 impl Shell {
     /// Whether something is due and can be carried out now.
@@ -66,12 +67,17 @@ impl Shell {
             }
             let now_ms = crate::clock::now_ms();
             let Some((due, key)) = self.next_due(now_ms) else { break };
+            if let Some(wait) = self.waits_for_share(&key.service) {
+                self.core.due().hold_for(&key.service, wait, crate::clock::now());
+                continue;
+            }
             let started = crate::clock::now();
             self.core.used(started);
             self.core.begin_mail();
             let service = key.service.clone();
             let held = self.fire(&due, key, now_ms).await;
             self.core.end_mail();
+            self.admitted = Admitted::default();
             let took = started.elapsed();
             if let Err(error) = held {
                 self.hold_due(due, &service, &error);
@@ -86,6 +92,19 @@ impl Shell {
                 break;
             }
         }
+    }
+
+    /// How long what is due of a service waits for others on a busy node; `None`: it goes.
+    fn waits_for_share(&mut self, service: &ServiceName) -> Option<Duration> {
+        let (loads, turns) = self.context.loads.as_ref().zip(self.context.turns.get())?;
+        let put_off = self.put_off.get(service).copied().unwrap_or(0);
+        if let Some(wait) = turns.wait(service, put_off) {
+            self.put_off.insert(service.clone(), put_off + 1);
+            return Some(wait);
+        }
+        self.put_off.remove(service);
+        self.admitted = loads.of(service).map(|load| load.let_in()).unwrap_or_default();
+        None
     }
 
     fn next_due(&mut self, now_ms: u64) -> Option<(Due, SessionKey)> {

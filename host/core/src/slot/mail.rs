@@ -2,12 +2,13 @@
 
 use crate::{
     error::Error,
+    loads::{Admitted, Load},
     message::Purpose,
     names::ServiceName,
     operation::{self, Operation, operations},
     slot::{Reply, shell::Shell},
 };
-use std::future::Future;
+use std::{future::Future, sync::Arc};
 
 /// What a slot does for an operation.
 pub(super) trait Serve: Operation {
@@ -92,7 +93,7 @@ macro_rules! mail {
             }
 
             /// The asker is gone: nobody would see the answer, so nothing need be done.
-            pub(super) fn is_abandoned(&self) -> bool {
+            pub fn is_abandoned(&self) -> bool {
                 match self {
                     $(Self::$Op(_, reply) => reply.is_closed(),)*
                 }
@@ -111,6 +112,7 @@ macro_rules! mail {
                     $(Mail::$Op(operation, reply) => operation.serve(self, reply).await,)*
                 }
                 self.core.end_mail();
+                self.admitted = Admitted::default();
             }
         }
     };
@@ -118,6 +120,25 @@ macro_rules! mail {
 operations!(mail);
 
 impl Mail {
+    /// On whose behalf it takes time on this node, where clients ask for it: it waits for its service's share of a busy
+    /// node. Operators do not, and messages between sessions have waited where they came from.
+    pub fn of_clients(&self) -> Option<&ServiceName> {
+        match self {
+            Self::Operate(..) | Self::ListEffects(..) | Self::ChangeEffect(..) => None,
+            Self::Deliver(..) | Self::Reset(..) | Self::Purge(..) => None,
+            _ => self.service(),
+        }
+    }
+
+    /// It has been let through.
+    pub fn let_in(&mut self, load: &Arc<Load>) {
+        match self {
+            Self::Message(message, _) => message.admitted = load.let_in(),
+            // All else is over in a moment.
+            _ => load.passed(),
+        }
+    }
+
     /// It is worth nothing later.
     pub(super) fn is_passing(&self) -> bool {
         matches!(self, Self::Notify(..))

@@ -56,6 +56,7 @@ use crate::{
     effects::rules::SendRules,
     error::{Cause, Error},
     level::FeatureLevel,
+    loads::Loads,
     log::{Last, Position, SlotLog, Term},
     names::{ServiceName, SlotId},
     plugin::PluginHost,
@@ -108,6 +109,9 @@ pub struct SlotContext {
     pub quota: Quota,
     /// Where what is used is counted.
     pub usage: Meter,
+    /// What services have at work here, and what is due of them asks for its turn; `None`: the node has no shares.
+    pub loads: Option<Arc<Loads>>,
+    pub turns: OnceLock<Arc<dyn Turns>>,
     /// What may be written.
     pub level: Arc<FeatureLevel>,
     /// What a slot of a cluster has beside that. `None` on a node that stands alone.
@@ -191,6 +195,12 @@ pub enum Order {
 
 /// The generation of each service whose plugin a slot's next owner has loaded.
 pub type Loaded = BTreeMap<ServiceName, u64>;
+
+/// Says whether what is due of a service goes now, on a busy node.
+pub trait Turns: Send + Sync {
+    /// `None`: it goes. `put_off`: so often it was told to wait.
+    fn wait(&self, service: &ServiceName, put_off: u32) -> Option<Duration>;
+}
 
 /// What a slot can switch to: it is loaded, and an instance of it could be made.
 #[derive(Clone)]
@@ -285,14 +295,34 @@ impl Mailbox {
         match put {
             Put::Done => Ok(Ok(())),
             Put::Closed(mail) => Err(mail),
-            Put::Full => Ok(Err(Error::of(
-                Cause::Full,
-                format!(
-                    "{} messages are already waiting for this slot; slow down",
-                    self.0.mailbox_max
-                ),
-            ))),
+            Put::Full(_) => Ok(Err(self.full())),
         }
+    }
+
+    /// As [`Mailbox::try_queue`], for mail whose sender has gone on: it is told by its answer.
+    ///
+    /// # Errors
+    /// As [`Mailbox::try_mail`].
+    #[expect(clippy::result_large_err, reason = "it comes back in the same place, rarely")]
+    pub fn queue_or_refuse(&self, mail: Mail) -> Result<(), Mail> {
+        match self.0.queue(mail) {
+            Put::Done => Ok(()),
+            Put::Closed(mail) => Err(mail),
+            Put::Full(mail) => {
+                mail.refuse(self.full());
+                Ok(())
+            }
+        }
+    }
+
+    fn full(&self) -> Error {
+        let waiting = self.0.mailbox_depth();
+        Error::of(
+            Cause::Full,
+            format!(
+                "{waiting} messages are already waiting for this slot, as many as it takes of this service; slow down"
+            ),
+        )
     }
 }
 
@@ -309,7 +339,8 @@ impl SlotHandle {
         let (control, orders) = mpsc::channel(crate::limits::CONTROL_ORDERS_MAX);
         let stats = Arc::new(SlotStats::default());
         let context = occupant.context.clone();
-        let shared = shared::Shared::new(context.options.mailbox_messages, stats.clone());
+        let (most, shares) = (context.options.mailbox_messages, context.loads.is_some());
+        let shared = shared::Shared::new(most, shares, stats.clone());
         let open = open::Open { slot: occupant.slot, task_lock, context, last, reply };
         let ending = open::Ending { shared: shared.clone(), occupant };
         // What a slot has in memory ends with its task; the next one opens it from the log.

@@ -8,17 +8,19 @@
 use crate::{
     limits,
     log::{LogError, Position},
+    names::ServiceName,
     slot::{Mail, SlotStats, shell::Shell},
     telemetry::panics,
 };
 use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
+use slotd_quota::share::Share;
 use std::{
     collections::VecDeque,
     future::poll_fn,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// What ended of a commit.
@@ -29,7 +31,7 @@ pub(super) type Begun = BoxFuture<'static, Box<Shell>>;
 
 pub(super) struct Shared {
     inner: Mutex<Inner>,
-    /// So much mail may wait.
+    /// So much mail of one service may wait, where no other wants a place.
     pub mailbox_max: usize,
     stats: Arc<SlotStats>,
 }
@@ -39,6 +41,7 @@ struct Inner {
     /// The slot's state. `None`: somebody works on it, or the slot is not open yet or any more.
     idle: Option<Box<Shell>>,
     mailbox: VecDeque<Mail>,
+    places: Option<Places>,
     /// Takes no more mail.
     closed: bool,
     /// What somebody has begun and could not finish at once: the task goes on with it.
@@ -56,12 +59,11 @@ struct Inner {
 }
 
 /// What became of mail.
-#[expect(clippy::large_enum_variant, reason = "it comes back in the same place, rarely")]
 pub(super) enum Put {
     /// It is taken, or waits.
     Done,
     /// Too much waits already.
-    Full,
+    Full(Mail),
     /// The slot takes none any more.
     Closed(Mail),
 }
@@ -76,9 +78,38 @@ pub(super) enum Turn {
     Panicked,
 }
 
+/// The mailbox's places, by service: one that sends without end must leave some to others.
+struct Places {
+    share: Share<ServiceName>,
+    since: Instant,
+}
+
+impl Places {
+    /// For so much of one service, and some for the first of another.
+    fn new(mailbox_max: usize) -> Self {
+        let reserve = (mailbox_max / (slotd_quota::limits::SHARE_RESERVE as usize - 1)).max(1);
+        let share = Share::new((mailbox_max + reserve) as u64);
+        Self { share, since: crate::clock::now() }
+    }
+
+    fn take(&mut self, mail: &Mail) -> bool {
+        let passed: Duration = self.since.elapsed();
+        mail.service().is_none_or(|service| self.share.take(service, 1, passed))
+    }
+
+    fn give_back(&mut self, mail: &Mail) {
+        if let Some(service) = mail.service() {
+            self.share.give_back(service, 1);
+        }
+    }
+}
+
 impl Shared {
-    pub fn new(mailbox_max: usize, stats: Arc<SlotStats>) -> Arc<Self> {
-        Arc::new(Self { inner: Mutex::default(), mailbox_max, stats })
+    /// `shares`: the mailbox is divided between services.
+    pub fn new(mailbox_max: usize, shares: bool, stats: Arc<SlotStats>) -> Arc<Self> {
+        let places = shares.then(|| Places::new(mailbox_max));
+        let inner = Mutex::new(Inner { places, ..Inner::default() });
+        Arc::new(Self { inner, mailbox_max, stats })
     }
 
     pub fn is_closed(&self) -> bool {
@@ -170,9 +201,15 @@ impl Shared {
             return Put::Closed(mail);
         }
         // What is out of date in a moment takes no place that a message would need.
-        let share = if mail.is_passing() { limits::MAILBOX_PASSING_SHARE } else { 1 };
-        if inner.mailbox.len() >= self.mailbox_max.div_ceil(share) {
-            return Put::Full;
+        let passing_max = self.mailbox_max.div_ceil(limits::MAILBOX_PASSING_SHARE);
+        let waiting = inner.mailbox.len();
+        let has_place = match &mut inner.places {
+            _ if mail.is_passing() && waiting >= passing_max => false,
+            Some(places) if mail.service().is_some() => places.take(&mail),
+            _ => waiting < self.mailbox_max,
+        };
+        if !has_place {
+            return Put::Full(mail);
         }
         inner.mailbox.push_back(mail);
         self.stats.waiting.store(inner.mailbox.len(), Ordering::Relaxed);
@@ -301,6 +338,9 @@ impl Shared {
     pub fn next_mail(&self) -> Option<Mail> {
         let mut inner = self.inner.lock();
         let mail = inner.mailbox.pop_front();
+        if let (Some(places), Some(mail)) = (&mut inner.places, &mail) {
+            places.give_back(mail);
+        }
         if inner.mailbox.is_empty() && inner.mailbox.capacity() > limits::MAILBOX_KEPT {
             inner.mailbox = VecDeque::new();
         }
@@ -349,7 +389,8 @@ impl Shared {
     pub fn end(&self) {
         let mut inner = self.inner.lock();
         inner.closed = true;
-        let Inner { idle, mailbox, begun, task_waker, commit_waker, .. } = &mut *inner;
+        let Inner { idle, mailbox, places, begun, task_waker, commit_waker, .. } = &mut *inner;
+        *places = places.take().map(|_| Places::new(self.mailbox_max));
         let gone = (
             idle.take(),
             std::mem::take(mailbox),
@@ -359,5 +400,38 @@ impl Shared {
         );
         MutexGuard::unlocked(&mut inner, || drop(gone));
         self.stats.waiting.store(0, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{message::Consistency, names::SessionKey, operation::Describe, slot::Mailed};
+    use tokio::sync::oneshot;
+
+    fn mail(service: &str) -> Mail {
+        let key = SessionKey::parse(service, "x").unwrap();
+        Describe { key, consistency: Consistency::Current }.mail(oneshot::channel().0)
+    }
+
+    fn fill(shared: &Shared, service: &str) -> usize {
+        (0..).take_while(|_| matches!(shared.queue(mail(service)), Put::Done)).count()
+    }
+
+    /// One service's messages would fill the mailbox of a slot, and all others' there be refused.
+    #[test]
+    fn a_full_mailbox_has_places_for_another_service() {
+        let shared = Shared::new(32, true, Arc::default());
+        assert_eq!(fill(&shared, "flood"), 32, "as many as are configured");
+        assert!(fill(&shared, "quiet") > 0);
+        assert_eq!(fill(&shared, "flood"), 0);
+        for _ in 0..24 {
+            shared.next_mail().unwrap();
+        }
+        assert!(fill(&shared, "quiet") >= 8);
+        shared.end();
+        assert_eq!(shared.mailbox_depth(), 0);
+        let without = Shared::new(32, false, Arc::default());
+        assert_eq!((fill(&without, "flood"), fill(&without, "quiet")), (32, 0));
     }
 }

@@ -9,11 +9,12 @@
 use crate::{
     error::{Cause, Error, StateError},
     limits,
+    loads::Admitted,
     log::{
         Claim, Position,
         record::{Activate, Batch, Record},
     },
-    names::{SessionKey, SlotId},
+    names::{ServiceName, SessionKey, SlotId},
     plugin::Signal,
     random,
     service::Target,
@@ -108,6 +109,10 @@ pub(super) struct Shell {
     pub(super) ended_in_order: bool,
     /// When the node is to wake the slot, as it was told last.
     pub(super) registered: Option<u64>,
+    /// Services of which something due waits for others on a busy node, and how often it was put off.
+    pub(super) put_off: HashMap<ServiceName, u32>,
+    /// What is worked on, until it leaves this thread.
+    pub(super) admitted: Admitted,
     /// Of the call that runs.
     pub(super) signal: Arc<Signal>,
     pub(super) long: LongCalls,
@@ -148,7 +153,6 @@ impl Shell {
             held_back: HashMap::new(),
             deleted: HashMap::new(),
             meta,
-            context,
             cache: Map::default(),
             cache_bytes: 0,
             uses: 0,
@@ -158,12 +162,15 @@ impl Shell {
             chores: JoinSet::new(),
             services: services::Known::default(),
             used: Tally::default(),
-            subscribers: Subscribers::default(),
+            subscribers: Subscribers::new(context.loads.clone()),
+            context,
             shared: None,
             attention: false,
             due_waits: false,
             ended_in_order: false,
             registered: None,
+            put_off: HashMap::new(),
+            admitted: Admitted::default(),
             signal: Arc::default(),
             long: LongCalls::default(),
             guest_time: Duration::ZERO,

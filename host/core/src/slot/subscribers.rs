@@ -3,6 +3,7 @@
 use crate::{
     error::{Code, Error},
     limits,
+    loads::Loads,
     log::record::{Entry, Event, Record},
     message::{Ephemeral, Live, LiveReceiver, LiveSender, Origin, Published, Queued, live_channel},
     names::SessionKey,
@@ -71,6 +72,8 @@ struct Waiting {
 /// The subscribers of one slot's sessions.
 #[derive(Default)]
 pub struct Subscribers {
+    /// Whose part of the connections' buffers their events are.
+    loads: Option<Arc<Loads>>,
     by_session: HashMap<SessionKey, Watched>,
     count: usize,
     /// In the order of their places.
@@ -78,6 +81,10 @@ pub struct Subscribers {
 }
 
 impl Subscribers {
+    pub fn new(loads: Option<Arc<Loads>>) -> Self {
+        Self { loads, ..Self::default() }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
@@ -213,7 +220,8 @@ impl Subscribers {
     fn tell(&mut self, key: &SessionKey, place: Place, live: Live) {
         let Some(Watched { list, .. }) = self.by_session.get_mut(key) else { return };
         let before = list.len();
-        let item = Queued::new(live, before);
+        let load = self.loads.as_ref().and_then(|loads| loads.of(&key.service));
+        let item = Queued::new(live, before, load);
         list.retain(|subscriber| {
             place < subscriber.from || subscriber.sender.offer_queued(item.clone())
         });

@@ -44,7 +44,7 @@ fn message_under(
     let (id, content_type) = (id.map(Into::into), "text/plain".into());
     let message =
         Incoming { id, sender: None, content_type, body: body.into(), trace: None, client: None };
-    (Message { key: session.clone(), message }.mail(reply), answer)
+    (Message::new(session.clone(), message).mail(reply), answer)
 }
 
 /// The embedded log; each append waits for the test's word, and can be refused by it.
@@ -214,6 +214,8 @@ impl Fixture {
             outbox: 0.into(),
             quota: Quota::default(),
             usage: Meter::default(),
+            loads: None,
+            turns: OnceLock::new(),
             options: SlotOptions {
                 mailbox_messages: 16,
                 cache_bytes: 1 << 20,
@@ -248,6 +250,8 @@ impl Fixture {
             outbox: 0.into(),
             quota: Quota::default(),
             usage: Meter::default(),
+            loads: None,
+            turns: OnceLock::new(),
             options: context.options.clone(),
             level,
             cluster: None,

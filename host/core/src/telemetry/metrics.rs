@@ -114,6 +114,18 @@ table! {
     long_calls_ending: Counter "slotd_long_calls_cut_total" {"why" = "ending"};
     /// Long-running plugin calls ended early: no client was waiting (gone), too many (full), the slot had to stop (ending), or others waited for the slot (crowded).
     long_calls_crowded: Counter "slotd_long_calls_cut_total" {"why" = "crowded"};
+    /// 1 while the node is so busy that its services get shares of the processor, else 0.
+    shares_engaged: Gauge "slotd_shares_engaged";
+    /// Of the processor time that the threads which serve could have had lately, the part that they used.
+    shares_utilization: Gauge "slotd_shares_utilization";
+    /// Messages that wait for their service's share of the processor.
+    shares_waiting: Gauge "slotd_shares_waiting";
+    /// How long messages waited for their service's share of the processor.
+    shares_wait_seconds: Histogram "slotd_shares_wait_seconds" [SECONDS];
+    /// Messages that were refused because too many of their service were waiting for its share (full), or because they had waited for too long (late).
+    shares_full: Counter "slotd_shares_refused_total" {"why" = "full"};
+    /// Messages that were refused because too many of their service were waiting for its share (full), or because they had waited for too long (late).
+    shares_late: Counter "slotd_shares_refused_total" {"why" = "late"};
     /// Time to compile one component to native code.
     compile_seconds: Histogram "slotd_compile_seconds" [SECONDS];
     /// How long one slot accepted no message because of a swap.

@@ -49,6 +49,7 @@ pub struct ServiceMetrics {
     replays: AtomicU64,
     rejections: AtomicU64,
     host_calls: AtomicU64,
+    waited: AtomicU64,
     traps: [AtomicU64; TRAPS.len()],
     errors: Box<[AtomicU64]>,
     calls: [FixedHistogram; CALLED.len()],
@@ -65,6 +66,7 @@ impl ServiceMetrics {
             replays: AtomicU64::new(0),
             rejections: AtomicU64::new(0),
             host_calls: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
             traps: Default::default(),
             errors: Code::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
             calls: [(); CALLED.len()].map(|()| FixedHistogram::new(SECONDS)),
@@ -200,6 +202,11 @@ pub fn failed(service: &ServiceName, code: Code) {
     SERVICES.failed(service, code);
 }
 
+/// Counts a message that waits for its service's share of a busy node.
+pub fn waited(service: &ServiceName) {
+    SERVICES.of(service).waited.fetch_add(1, Relaxed);
+}
+
 /// The label of a service's series: its name, or that of the shared one.
 pub(super) fn label(service: &ServiceName) -> &str {
     SERVICES.label(service)
@@ -242,7 +249,7 @@ impl Known {
 const SERVICE: &[(&str, &str)] = &[("service", "…")];
 
 /// In the order of [`FAMILIES`].
-pub(super) static ROWS: [Metric; 9] = [
+pub(super) static ROWS: [Metric; 10] = [
     Metric::scraped_counter("slotd_messages_total", SERVICE, "Messages committed."),
     Metric::scraped_counter(
         "slotd_events_total",
@@ -285,13 +292,18 @@ pub(super) static ROWS: [Metric; 9] = [
         &[("service", "…"), ("call", "handle|query|migrate")],
         "Time of one plugin call, by function.",
     ),
+    Metric::scraped_counter(
+        "slotd_shares_waited_total",
+        SERVICE,
+        "Messages that waited for their service's share of a busy node.",
+    ),
 ];
 
 type Family = fn(&ServiceMetrics, &str, &str, &mut String);
 
 /// Each writes a service's series of one family. A service's own series start at zero, so that a
 /// rate sees the first increase; except those per kind of failure.
-const FAMILIES: [Family; 9] = [
+const FAMILIES: [Family; 10] = [
     |m, name, service, out| always(&m.messages, name, service, "", out),
     |m, name, service, out| always(&m.events, name, service, "", out),
     |m, name, service, out| {
@@ -316,6 +328,7 @@ const FAMILIES: [Family; 9] = [
             histogram.render(name, &format!("service=\"{service}\",call=\"{call}\""), out);
         }
     },
+    |m, name, service, out| always(&m.waited, name, service, "", out),
 ];
 
 fn if_any(count: &AtomicU64, name: &str, service: &str, labels: &str, out: &mut String) {

@@ -342,7 +342,13 @@ impl Sim<'_> {
             .map(|(service, used)| {
                 let (time, done) = std::mem::take(used);
                 let time = Duration::from_nanos(time * known / 100);
-                Used { service: &self.names[service], time, done, open: self.open[service] }
+                Used {
+                    service: &self.names[service],
+                    time,
+                    aside: Duration::ZERO,
+                    done,
+                    open: self.open[service],
+                }
             })
             .collect();
         if self.machine.shares {
@@ -350,6 +356,7 @@ impl Sim<'_> {
                 now: Duration::from_nanos(self.now),
                 busy: Duration::from_nanos(busy),
                 idle: Duration::from_nanos(all - busy),
+                delay: Duration::ZERO,
                 services: &used,
             });
             self.states.push(state);

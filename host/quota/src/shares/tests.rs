@@ -240,7 +240,13 @@ fn a_flood_of_services_takes_no_more_memory() {
     let names: Vec<_> = (0..10_000).map(|n| n.to_string()).collect();
     let used: Vec<_> = names
         .iter()
-        .map(|name| Used { service: name, time: Duration::from_micros(2), done: 1, open: 1 })
+        .map(|name| Used {
+            service: name,
+            time: Duration::from_micros(2),
+            aside: Duration::ZERO,
+            done: 1,
+            open: 1,
+        })
         .collect();
     for n in 1..5 {
         let now = n * limits::SHARES_TICK;
@@ -248,6 +254,7 @@ fn a_flood_of_services_takes_no_more_memory() {
             now,
             busy: 2 * limits::SHARES_TICK,
             idle: Duration::ZERO,
+            delay: Duration::ZERO,
             services: &used,
         });
     }
@@ -262,6 +269,7 @@ fn a_flood_of_services_takes_no_more_memory() {
             now,
             busy: Duration::ZERO,
             idle: 2 * limits::SHARES_TICK,
+            delay: Duration::ZERO,
             services: &[],
         });
     }
@@ -296,7 +304,7 @@ proptest! {
         prop_assert!(used(&with) as f64 >= 0.88 * used(&without) as f64, "{} of {}", used(&with), used(&without));
         // By then all that came before anything was known of its cost is worked off.
         let p99 = with[0].percentile(0.99, SECOND, u64::MAX);
-        prop_assert!(p99 <= 60 * MS, "{p99}");
+        prop_assert!(p99 <= 75 * MS, "{p99}");
     }
 
     /// Whatever the controller is told, and asked when: it answers with a time that is near, and with numbers.
@@ -310,9 +318,9 @@ proptest! {
         controller.set_terms([("a".into(), cap)]);
         for (pause, busy, idle, service, time, done, open) in steps {
             now += Duration::from_millis(pause);
-            let used = [Used { service: names[service], time: Duration::from_millis(time), done, open }];
+            let used = [Used { service: names[service], time: Duration::from_millis(time), aside: Duration::ZERO, done, open }];
             let [busy, idle] = [busy, idle].map(Duration::from_millis);
-            let state = controller.on(&Tick { now, busy, idle, services: &used });
+            let state = controller.on(&Tick { now, busy, idle, delay: Duration::ZERO, services: &used });
             prop_assert!(state.utilization >= 0.0 && state.processors >= 0.0);
             prop_assert!(state.services.iter().all(|s| s.grant.is_finite() && s.grant >= 0.0 && s.used.is_finite()));
             for name in names {

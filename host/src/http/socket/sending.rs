@@ -5,13 +5,13 @@ use super::{
         Api,
         frames::{Frame, SendFrame},
         in_flight,
-        messages::outcome_unknown,
+        messages::{outcome_unknown, room_for},
         websocket::{Heard, Message},
     },
     End, Session,
 };
 use crate::{
-    buffers::{Buffers, Charge, Kind},
+    buffers::{Buffers, Charge},
     error::Error,
     limits,
     names::SessionKey,
@@ -39,8 +39,8 @@ impl Burst {
         frame: SendFrame,
     ) -> Result<(), (String, Error)> {
         let SendFrame { id, message } = frame;
-        let mut charge = Charge::new(api.buffers().clone(), Kind::Bodies);
         let bytes = message.body.len();
+        let mut charge = room_for(api, api.buffers().clone(), &key.service, Some(bytes));
         let admitted = charge.take(bytes).and_then(|()| {
             let client = message.client.as_deref();
             api.limiter().admit(key, client, bytes, Some(&id), &mut Told::default())

@@ -1,6 +1,7 @@
 //! Measures slotd against the ceiling, in one run on one machine, and its swap time, memory and
 //! start time. Prints a report; `--json FILE` writes it.
 
+mod beside;
 mod ceiling;
 mod connections;
 mod ephemeral;
@@ -90,6 +91,8 @@ enum Part {
     Http2,
     Swap,
     Starve,
+    /// The second half of `starve` alone.
+    Beside,
     Memory,
     Sockets,
     FanOut,
@@ -111,6 +114,7 @@ struct Report {
     http2: Option<http2::Http2>,
     swap: Option<swap::Swaps>,
     starve: Option<starve::Starve>,
+    beside: Option<beside::Beside>,
     memory: Option<memory::Memory>,
     sockets: Option<sockets::Sockets>,
     fan_out: Option<fan_out::FanOut>,
@@ -181,6 +185,9 @@ async fn measure(args: &Args, dir: &Path, report: &mut Report) -> anyhow::Result
     }
     if has(Part::Starve) {
         report.starve = Some(starve::starve(args, dir).await?);
+    }
+    if has(Part::Starve) || has(Part::Beside) {
+        report.beside = Some(beside::beside(args, dir).await?);
     }
     if has(Part::Memory) {
         report.memory = Some(memory::memory(args, dir).await?);

@@ -6,7 +6,10 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use std::{
     any::Any,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
@@ -81,7 +84,10 @@ impl Job {
         let mut cx = Context::from_waker(&waker);
         // For timers, where it waits for memory.
         let _runtime = self.runtime.as_ref().map(Handle::enter);
+        let begun = thread_time();
         let ended = running.run(&mut cx);
+        let used = thread_time().saturating_sub(begun).as_nanos();
+        self.shared.used_ns.fetch_add(u64::try_from(used).unwrap_or(0), Relaxed);
         if ended {
             // With all that it holds; a waker may outlive it.
             let over = body.take();

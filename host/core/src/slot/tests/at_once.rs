@@ -215,7 +215,7 @@ async fn messages_of_each_sender_keep_their_order() {
                     let (mail, answer) = message(&session, format!("m{sender}-{n}"));
                     match mailbox.0.put(mail, || {}) {
                         Put::Done => break answers.push(answer),
-                        Put::Full => tokio::task::yield_now().await,
+                        Put::Full(_) => tokio::task::yield_now().await,
                         Put::Closed(_) => panic!("the slot ended"),
                     }
                 }

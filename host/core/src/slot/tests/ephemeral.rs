@@ -80,7 +80,7 @@ async fn ephemeral_events_leave_the_mailbox_to_messages() {
             trace: None,
             client: None,
         };
-        sent += usize::from(queued(Message { key: key(), message }.mail(reply)));
+        sent += usize::from(queued(Message::new(key(), message).mail(reply)));
         waiting.push(answer);
     }
     assert_eq!(sent, 16 - notified);

@@ -51,7 +51,7 @@ impl Asking {
             trace: None,
             client,
         };
-        self.ask(Message { key: key(), message }).await
+        self.ask(Message::new(key(), message)).await
     }
 
     async fn query(&self, client: Option<Arc<Client>>) -> Bytes {

@@ -183,7 +183,7 @@ impl Slots {
                 trace: None,
                 client: None,
             };
-            match self.ask(key.slot(SLOTS), Message { key: key.clone(), message }).await {
+            match self.ask(key.slot(SLOTS), Message::new(key.clone(), message)).await {
                 Ok(sent) => return sent,
                 Err(error) => assert!(Instant::now() < until, "{error}"),
             }
@@ -498,7 +498,7 @@ async fn sends_have_rules_and_limits() {
             trace: None,
             client: None,
         };
-        slots.ask(other.slot(SLOTS), Message { key: other.clone(), message }).await
+        slots.ask(other.slot(SLOTS), Message::new(other.clone(), message)).await
     };
     // An address that can't be is the handler's to see.
     assert_eq!(&say(b"P\x01-e").await.unwrap().body[..], [0]);

@@ -34,7 +34,7 @@ fn send_as(fixture: &Fixture, subject: &str, body: &'static [u8]) -> Answered {
         trace: None,
         client: Some(Arc::new(client)),
     };
-    let mail = Message { key: key(), message }.mail(reply);
+    let mail = Message::new(key(), message).mail(reply);
     assert!(matches!(fixture.slot.mailbox().try_mail(mail, || {}), Ok(Ok(()))));
     answer
 }

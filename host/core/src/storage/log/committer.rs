@@ -13,7 +13,7 @@ use crate::{
     telemetry::metrics,
 };
 use bytes::Bytes;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use tokio::runtime::Handle;
 
 struct Commit {
@@ -154,6 +154,7 @@ impl Commit {
 
     /// Takes requests into the commit until it is full, and refuses those that are fenced.
     fn fill(&mut self, tables: &Tables, held: &mut VecDeque<Request>) {
+        small_first(held, limits::GROUP_COMMIT_BYTES_MAX);
         self.writer.start(tables.last + 1, tables.chain);
         for _ in 0..held.len() {
             let Some(request) = held.pop_front() else { break };
@@ -203,8 +204,70 @@ impl Commit {
     }
 }
 
+/// Where not all fits one commit, has small batches go before large ones: they would wait for the bytes of all that came
+/// before. The first one stays first and half of the commit is for the rest, so that large ones go on. Those of one
+/// slot keep their order.
+fn small_first(held: &mut VecDeque<Request>, bytes_max: usize) {
+    if held.iter().map(Request::bytes).sum::<usize>() <= bytes_max {
+        return;
+    }
+    let Some(first) = held.pop_front() else { return };
+    let mut slots = HashSet::from([first.slot]);
+    let (mut small, mut rest, mut room) = (VecDeque::new(), VecDeque::new(), bytes_max / 2);
+    for request in held.drain(..) {
+        let bytes = request.bytes();
+        let is_small = bytes <= limits::SMALL_BATCH_BYTES_MAX && bytes <= room;
+        if is_small && !slots.contains(&request.slot) {
+            room -= bytes;
+            small.push_back(request);
+        } else {
+            slots.insert(request.slot);
+            rest.push_back(request);
+        }
+    }
+    held.push_back(first);
+    held.append(&mut small);
+    held.append(&mut rest);
+}
+
+impl Request {
+    fn bytes(&self) -> usize {
+        match &self.kind {
+            Kind::Append { batch, .. } => batch.len(),
+            Kind::Claim { .. } => 0,
+        }
+    }
+}
+
 fn claim_batch(slot: SlotId, term: u64, node: String) -> Result<Bytes, String> {
     let attempt = random::lasting_id().map_err(|e| format!("/dev/urandom: {e}"))?;
     let batch = Batch { slot, term, attempt, records: vec![Record::Claim { node }] };
     batch.encode().map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A slot that writes a hundred bytes would wait for the megabytes of all others.
+    #[test]
+    fn small_batches_go_before_large_ones_where_not_all_fits() {
+        let request = |slot, bytes: usize| {
+            let kind = Kind::Append { term: 1, after: 0, batch: vec![0; bytes].into() };
+            Request { slot, kind, answer: Answer::waiter().0 }
+        };
+        let large = limits::LOG_BATCH_BYTES_MAX;
+        let all = [(1, large), (2, large), (3, 100), (2, 50), (4, large), (5, 100), (3, 60)];
+        let order = |bytes_max| {
+            let mut held: VecDeque<_> =
+                all.iter().map(|(slot, bytes)| request(*slot, *bytes)).collect();
+            small_first(&mut held, bytes_max);
+            held.iter().map(|request| (request.slot, request.bytes())).collect::<Vec<_>>()
+        };
+        let sorted = [(1, large), (3, 100), (5, 100), (3, 60), (2, large), (2, 50), (4, large)];
+        assert_eq!(order(2 * large), sorted);
+        assert_eq!(order(4 * large), all, "all fits");
+        // Small ones take half of a commit at most.
+        assert_eq!(order(300)[..3], [(1, large), (3, 100), (2, large)]);
+    }
 }
