@@ -1,4 +1,6 @@
 // A chat room. slotd is on another origin: the page talks to it with the token that this page's own server gives it.
+// An editor checks it against what the plugin says of its messages (chat.ts).
+// @ts-check
 
 import { connect } from "./slotd.js";
 
@@ -15,6 +17,7 @@ async function token() {
   return { token, expiresAt };
 }
 
+/** @param {string} kind @param {string} who @param {string} text */
 function show(kind, who, text) {
   const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
   const line = document.createElement("p");
@@ -29,15 +32,17 @@ function show(kind, who, text) {
 
 async function join() {
   const { slotd, room } = await (await fetch("/config")).json();
-  const lobby = connect(slotd, { token, deadline: Infinity }).session("chat", room, { after: "0" });
+  const client = connect(slotd, { token, deadline: Infinity });
+  /** @type {import("./slotd.js").Session<import("./chat.ts").Types>} */
+  const lobby = client.session("chat", room, { after: "0" });
   lobby.onStatus((state, reason) => {
     status.textContent = state === "closed" && reason ? reason.message : state;
   });
-  lobby.on("line", ({ body }) => show(body.from === name ? "own" : "line", body.from, body.text));
+  lobby.on("line", ({ body }) => show(body.from === name ? "own" : "line", body.from ?? "", body.text));
 
   document.getElementById("say").addEventListener("submit", (event) => {
     event.preventDefault();
-    const input = document.getElementById("text");
+    const input = /** @type {HTMLInputElement} */ (document.getElementById("text"));
     const text = input.value.trim();
     input.value = "";
     if (text === "") return;

@@ -83,12 +83,15 @@ pub fn source(name: &str) -> PathBuf {
 
 /// The same component with another digest: an additional custom section, which has no effect.
 pub fn variant(component: &[u8], note: &str) -> Bytes {
-    let name = b"note";
-    let note = note.as_bytes();
-    let mut section = Vec::with_capacity(1 + name.len() + note.len());
+    with_section(component, "note", note.as_bytes())
+}
+
+/// The component with another custom section.
+pub fn with_section(component: &[u8], name: &str, data: &[u8]) -> Bytes {
+    let mut section = Vec::with_capacity(1 + name.len() + data.len());
     leb128(&mut section, name.len());
-    section.extend_from_slice(name);
-    section.extend_from_slice(note);
+    section.extend_from_slice(name.as_bytes());
+    section.extend_from_slice(data);
     let mut out = component.to_vec();
     out.push(0);
     leb128(&mut out, section.len());

@@ -38,6 +38,7 @@ from ._host import Request
 from ._http import Headers, HttpAnswer
 from ._json import decode, to_json
 from ._reply import Reply
+from ._schema import Types
 from ._sends import Address, Answer, Delivery, Refusal
 from ._testing_http import (
     AnswerHeaders,
@@ -67,6 +68,7 @@ __all__ = [
     "Session",
     "SetTimer",
     "Trapped",
+    "Types",
     "limits",
 ]
 

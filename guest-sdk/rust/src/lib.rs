@@ -13,6 +13,8 @@ mod timers;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub mod test;
+#[cfg(all(feature = "types", not(target_arch = "wasm32")))]
+pub mod types;
 #[cfg(target_arch = "wasm32")]
 #[doc(hidden)]
 pub mod wasm;

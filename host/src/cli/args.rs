@@ -25,6 +25,7 @@ pub use self::{
 use super::{
     cluster::ClusterCmd,
     dev::Dev,
+    plugin::TypesArgs,
     seal::SealCmd,
     tls::TlsCmd,
     tokens::{AuthCmd, TokenCmd},
@@ -484,6 +485,13 @@ pub enum PluginCmd {
         /// The component
         file: PathBuf,
     },
+    /// Print the types of a plugin's messages, for who writes a client
+    ///
+    /// For TypeScript: `Message`, `Reply`, `Query`, `Answer`, `Events`, `Notifications`, those that it
+    /// has, and `Types` with all of them, for `slotd.session<Types>(...)` of the client library. They
+    /// come from the JSON Schemas that the plugin's manifest names and its component carries; see
+    /// docs/plugins.md.
+    Types(Box<TypesArgs>),
     /// Make a key to sign components with: OUT.pem, which only you can read, and OUT.pub.pem
     ///
     /// Name the public one in the policy as a `[[key]]`, and in the `deploy_keys` of services: then

@@ -48,6 +48,7 @@ pub async fn plugin(command: PluginCmd, json: bool) -> Result<(), CliError> {
             }
         }
         PluginCmd::Check { file } => check(&file, json).await,
+        PluginCmd::Types(args) => plugin::types(*args, json).await,
         PluginCmd::Keygen { out } => signing::keygen(&out, json),
         PluginCmd::Sign { file, key } => signing::sign(&file, &key, json),
         PluginCmd::Verify { file, key, sig } => signing::verify(&file, &key, sig.as_deref(), json),
@@ -111,8 +112,12 @@ async fn check(file: &Path, json: bool) -> Result<(), CliError> {
         out +=
             &format!("  version  {}\n", found.version.as_deref().unwrap_or("(none in the file)"));
         out += &format!("  memory   {} bytes to begin with\n", found.memory_bytes);
-        let lists =
-            [("imports", &found.imports), ("exports", &found.exports), ("effects", &found.effects)];
+        let lists = [
+            ("imports", &found.imports),
+            ("exports", &found.exports),
+            ("effects", &found.effects),
+            ("types", &found.types),
+        ];
         for (title, names) in lists {
             for (index, name) in names.iter().take(NAMES_SHOWN).enumerate() {
                 let name = clip(name.into(), limits::LISTED_BYTES_MAX);
@@ -121,7 +126,7 @@ async fn check(file: &Path, json: bool) -> Result<(), CliError> {
             if names.len() > NAMES_SHOWN {
                 out += &format!("           and {} more\n", names.len() - NAMES_SHOWN);
             }
-            if names.is_empty() {
+            if names.is_empty() && title != "types" {
                 out += &format!("  {title:<8} nothing\n");
             }
         }

@@ -14,7 +14,7 @@ use crate::{
     node::{
         DeployOptions, Deployed, Deployments, Drained, LevelInfo, MoveCancelled, MovesInfo, Node,
         NodeDraining, NodeForgotten, NodesInfo, Rebalanced, RingInfo, ServiceInfo, ServiceRemoved,
-        SlotInfo,
+        ServiceTypes, SlotInfo,
     },
     plugin::Digest,
     signing,
@@ -288,6 +288,24 @@ pub(super) async fn swap(State(admin): State<Admin>, uri: Uri) -> Answer {
     let ServiceInfo { service, generation, swap, .. } =
         admin.reading(admin.node()?.service_of_cluster(&service)).await?;
     Ok(json(&SwapStatus { service, generation, swap }))
+}
+
+/// Shows the types of a service's messages
+///
+/// JSON Schemas of its messages, replies, queries, answers and events, as the current version's
+/// component has them; slotd does not hold messages against them.
+#[utoipa::path(
+    get,
+    operation_id = "service_types",
+    path = "/admin/v1/services/{service}/types",
+    tag = "admin",
+    params(("service" = String, Path, description = "The service")),
+    responses((status = 200, description = "The types, if the component has any", body = ServiceTypes, content_type = "application/json"))
+)]
+pub(super) async fn types(State(admin): State<Admin>, uri: Uri) -> Answer {
+    params::no_query(&uri)?;
+    let service = params::admin_service_of(&uri)?;
+    Ok(json(&admin.reading(admin.node()?.types(&service)).await?))
 }
 
 /// Lists the sessions that stay on an older version

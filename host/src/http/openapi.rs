@@ -404,6 +404,7 @@ mod tests {
                 "POST /admin/v1/services/{service}/rollback",
                 "GET /admin/v1/services/{service}/deployments",
                 "GET /admin/v1/services/{service}/swap",
+                "GET /admin/v1/services/{service}/types",
                 "GET /admin/v1/services/{service}/pinned",
                 "GET /admin/v1/services/{service}/limits",
                 "GET /admin/v1/services/{service}/sessions/{session}/state",

@@ -73,6 +73,7 @@ pub(super) fn admin_routes() -> Routes<Admin> {
         .on([needs(POST, Deploy, Service)], routes!(admin::rollback))
         .on([needs(GET, AdminRead, Service)], routes!(admin::deployments))
         .on([needs(GET, AdminRead, Service)], routes!(admin::swap))
+        .on([needs(GET, AdminRead, Service)], routes!(admin::types))
         .on([needs(GET, AdminRead, Service)], routes!(admin::pinned))
         .on([needs(GET, AdminRead, Service)], routes!(quota::get))
         .on(

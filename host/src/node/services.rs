@@ -37,6 +37,17 @@ impl Node {
         Some(past.filter(ended_before).unwrap_or(current))
     }
 
+    /// What a service's current version says of the types of its messages.
+    ///
+    /// # Errors
+    /// `service-not-found`, `plugin-unavailable`.
+    pub async fn types(&self, service: &ServiceName) -> Result<ServiceTypes, Error> {
+        let DeploymentInfo { version, label, .. } = self.service(service)?.current;
+        let target = self.context.catalogue.require(service)?.target();
+        let types = target.load(&self.context.plugins).await?.types();
+        Ok(ServiceTypes { service: service.clone(), version, label, types })
+    }
+
     /// Every deployment of a service, optionally with its number of sessions.
     ///
     /// # Errors

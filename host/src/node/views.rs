@@ -132,6 +132,20 @@ pub struct ServiceInfo {
     pub swap: Option<SwapInfo>,
 }
 
+/// What a service's current version says of the types of its messages.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ServiceTypes {
+    #[schema(value_type = String)]
+    pub service: ServiceName,
+    pub version: String,
+    /// As in `Slotd-Plugin`.
+    pub label: String,
+    /// The document in the component's section `slotd:types`; null if it has none, or one of a later
+    /// format.
+    #[schema(value_type = Option<serde_json::Value>)]
+    pub types: Option<serde_json::Value>,
+}
+
 /// The progress of a service's removal.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ServiceRemoved {

@@ -5,6 +5,7 @@ use crate::{
     sdk,
     stamp::{stamp_version, write_file},
     steps::Steps,
+    types,
 };
 use anyhow::{Context, ensure};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,8 @@ pub struct Component {
     pub bytes: Vec<u8>,
     /// The tool that built it, like `componentize-py 0.25.1`.
     pub by: String,
+    /// The file with what it says of its messages.
+    pub types: Option<PathBuf>,
 }
 
 /// Builds a plugin to a component that contains its version. Blocks for as long as the language's
@@ -40,11 +43,17 @@ pub fn build(options: &BuildOptions, steps: &Steps) -> anyhow::Result<Component>
     if !language.sdk().is_empty() {
         sdk::write(&dir, language.sdk())?;
     }
+    // Before the build, which takes long, and whose code may read what is made of them.
+    let types = types::of(&dir, lang)?;
+    types::write_declarations(&dir, lang)?;
     let Built { package, component, by } = language.build(&dir, options, steps)?;
     check_package(&package)?;
-    let bytes = stamp_version(&component, &package.version)
-        .with_context(|| format!("{by} built something unexpected"))?;
-    Ok(Component { lang, package, bytes, by })
+    let unexpected = || format!("{by} built something unexpected");
+    let typed = types.as_ref().map(|types| types.stamp(&component)).transpose();
+    let component = typed.with_context(unexpected)?.unwrap_or(component);
+    let bytes = stamp_version(&component, &package.version).with_context(unexpected)?;
+    let types = types.map(|types| types.file);
+    Ok(Component { lang, package, bytes, by, types })
 }
 
 impl Component {

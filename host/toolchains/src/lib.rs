@@ -5,7 +5,8 @@
 //! whether a node accepts a component, and runs it.
 //!
 //! No two modules name each other (`cargo xtask lint` looks). From below: `texts`, `stamp`, `sdk`,
-//! `steps`, `tools`, `componentize`, `lang`, and what the commands do: `new`, `build`, `test`.
+//! `steps`, `tools`, `componentize`, `typescript`, `lang`, `types`, and what the commands do: `new`,
+//! `build`, `test`.
 
 // `clippy.toml` forbids what the caller does; tests may use it.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
@@ -24,6 +25,8 @@ mod steps;
 mod test;
 mod texts;
 mod tools;
+mod types;
+mod typescript;
 
 pub use build::{Component, build};
 pub use componentize::componentize;
@@ -32,6 +35,8 @@ pub use new::{NewReport, as_written, new};
 pub use sdk::OWN_DIR;
 pub use steps::Steps;
 pub use test::test;
+pub use types::{SECTION as TYPES_SECTION, Types, read as types};
+pub use typescript::typescript;
 
 /// The interface that components are made for.
 const WIT: &str = include_str!("../../../wit/slot.wit");

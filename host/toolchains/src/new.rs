@@ -4,6 +4,7 @@ use crate::{
     lang::{Lang, NewOptions},
     sdk,
     texts::read_text,
+    types::write_declarations,
 };
 use anyhow::{Context, ensure};
 use serde::Serialize;
@@ -12,8 +13,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Every template is the same handler, so that one script fits all.
-const SCRIPT: (&str, &str) = ("script.jsonl", include_str!("../templates/script.jsonl.in"));
+/// Every template is the same handler, so that one script fits all, and one description of its
+/// messages, where a language has none of its own.
+const SHARED: [(&str, &str); 2] = [
+    ("script.jsonl", include_str!("../templates/script.jsonl.in")),
+    ("types.json", include_str!("../templates/types.json")),
+];
 
 /// The files that [`new`] wrote.
 #[derive(Clone, Debug, Serialize)]
@@ -49,6 +54,9 @@ pub fn new(options: &NewOptions) -> anyhow::Result<NewReport> {
     let language = lang.language();
     let templates = language.templates();
     ensure!(!templates.is_empty(), "there is no template for {lang} yet");
+    let is_own = |file: &str| templates.iter().any(|(own, _)| *own == file);
+    let shared = SHARED.iter().filter(|(file, _)| !is_own(file));
+    let written: Vec<_> = templates.iter().chain(shared).collect();
     let mut placeholders = language.placeholders(options)?;
     placeholders.push(("name", name.clone()));
     let dir = path.clone().unwrap_or_else(|| PathBuf::from(name));
@@ -61,7 +69,7 @@ pub fn new(options: &NewOptions) -> anyhow::Result<NewReport> {
         Err(error) => return Err(error).with_context(|| format!("reading {}", dir.display())),
     };
     let write = || -> anyhow::Result<()> {
-        for (file, template) in templates.iter().chain([&SCRIPT]) {
+        for (file, template) in &written {
             let file = dir.join(file);
             fs::create_dir_all(file.parent().unwrap_or(&dir))?;
             fs::write(file, fill(template, &placeholders))?;
@@ -69,7 +77,7 @@ pub fn new(options: &NewOptions) -> anyhow::Result<NewReport> {
         if !language.sdk().is_empty() {
             sdk::write(&dir, language.sdk())?;
         }
-        Ok(())
+        write_declarations(&dir, *lang)
     };
     if let Err(error) = write() {
         // It was empty or missing.
@@ -79,8 +87,7 @@ pub fn new(options: &NewOptions) -> anyhow::Result<NewReport> {
         }
         return Err(error).with_context(|| format!("writing to {}", dir.display()));
     }
-    let files = templates.iter().chain([&SCRIPT]);
-    let files = files.map(|(file, _)| PathBuf::from(file)).collect();
+    let files = written.iter().map(|(file, _)| PathBuf::from(file)).collect();
     Ok(NewReport { name: name.clone(), lang: *lang, dir, files })
 }
 

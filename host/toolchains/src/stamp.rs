@@ -1,4 +1,4 @@
-//! A component's version: the custom section `version`, at its top level.
+//! Custom sections at a component's top level: `version`, and others that slotd reads.
 
 use anyhow::{Context, ensure};
 use std::{
@@ -11,7 +11,7 @@ use std::{
 const COMPONENT_HEADER: [u8; 8] = *b"\0asm\x0d\0\x01\0";
 /// The id of a custom section.
 const CUSTOM: u8 = 0;
-const VERSION_SECTION: &[u8] = b"version";
+const VERSION_SECTION: &str = "version";
 
 /// The component with the custom section `version`, at its top level, set to `version`; an existing
 /// one is replaced.
@@ -19,22 +19,30 @@ const VERSION_SECTION: &[u8] = b"version";
 /// # Errors
 /// If `component` is not a component, or is truncated.
 pub fn stamp_version(component: &[u8], version: &str) -> anyhow::Result<Vec<u8>> {
+    stamp(component, VERSION_SECTION, version.as_bytes())
+}
+
+/// As [`stamp_version`], any section.
+///
+/// # Errors
+/// As [`stamp_version`].
+pub fn stamp(component: &[u8], name: &str, data: &[u8]) -> anyhow::Result<Vec<u8>> {
     ensure!(component.starts_with(&COMPONENT_HEADER), "not a WebAssembly component");
-    let mut stamped = Vec::with_capacity(component.len() + version.len() + 16);
+    let mut stamped = Vec::with_capacity(component.len() + name.len() + data.len() + 16);
     stamped.extend_from_slice(&COMPONENT_HEADER);
     let mut rest = &component[COMPONENT_HEADER.len()..];
     while !rest.is_empty() {
         let section = rest;
         let (id, content) = section_of(&mut rest).context("the component is truncated")?;
-        let is_version = id == CUSTOM && custom_name(content) == Some(VERSION_SECTION);
-        if !is_version {
+        let is_old = id == CUSTOM && custom_name(content) == Some(name.as_bytes());
+        if !is_old {
             stamped.extend_from_slice(&section[..section.len() - rest.len()]);
         }
     }
     let mut content = Vec::new();
-    write_leb(&mut content, VERSION_SECTION.len());
-    content.extend_from_slice(VERSION_SECTION);
-    content.extend_from_slice(version.as_bytes());
+    write_leb(&mut content, name.len());
+    content.extend_from_slice(name.as_bytes());
+    content.extend_from_slice(data);
     stamped.push(CUSTOM);
     write_leb(&mut stamped, content.len());
     stamped.extend_from_slice(&content);

@@ -1,6 +1,6 @@
 //! `slotd plugin test`.
 
-use crate::{lang::Lang, sdk, steps::Steps};
+use crate::{lang::Lang, sdk, steps::Steps, types::write_declarations};
 use anyhow::Context;
 use std::{ffi::OsString, path::Path, process::ExitStatus};
 
@@ -11,9 +11,11 @@ use std::{ffi::OsString, path::Path, process::ExitStatus};
 pub fn test(dir: &Path, args: &[OsString], steps: &Steps) -> anyhow::Result<ExitStatus> {
     let dir =
         dir.canonicalize().with_context(|| format!("there is no folder {}", dir.display()))?;
-    let language = Lang::of(&dir)?.language();
+    let lang = Lang::of(&dir)?;
+    let language = lang.language();
     if !language.sdk().is_empty() {
         sdk::write(&dir, language.sdk())?;
     }
+    write_declarations(&dir, lang)?;
     language.test(&dir, args, steps)
 }

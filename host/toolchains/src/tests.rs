@@ -95,6 +95,8 @@ fn a_new_plugin_tests_and_builds() -> anyhow::Result<()> {
     let bytes = fs::read(&out)?;
     assert_eq!(built.bytes, bytes);
     assert!(bytes.ends_with(b"version0.1.0"));
+    let types = b"slotd:types{\"$defs\":{";
+    assert!(bytes.windows(types.len()).any(|w| w == types), "clients are told nothing");
     let wasi = Toolchain::detect(home.path())?.is_some_and(|t| t.route == Route::Wasip2);
     assert!(wasi || !bytes.windows(5).any(|w| w == b"wasi:"));
     Ok(())

@@ -11,6 +11,7 @@ use slotd_guest::{Error, Rejection, StateView};
 const LIMIT_MAX: usize = 1_000;
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "query", rename_all = "kebab-case")]
 pub enum Query {
     Who {
@@ -36,6 +37,7 @@ pub enum Query {
 }
 
 #[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct PersonEntry {
     nick: String,
     #[serde(flatten)]
@@ -43,6 +45,7 @@ pub(crate) struct PersonEntry {
 }
 
 #[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub(crate) enum Answer {
     People { total: u64, people: Vec<PersonEntry> },
@@ -52,6 +55,7 @@ pub(crate) enum Answer {
 }
 
 #[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Stats {
     #[serde(flatten)]
     room: Room,

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use slotd_guest::{Context, Error, Rejection, State, StateView, Value, serde_json::Map};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     Say,
@@ -15,6 +16,7 @@ pub enum Kind {
 
 /// What a client sends.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Message {
     pub kind: Kind,
     #[serde(default)]
@@ -27,12 +29,14 @@ pub struct Message {
 
 /// The reply to a message.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Said {
     pub n: u64,
 }
 
 /// A line, as the ring and the answers have it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Line {
     /// From 1.
     pub n: u64,
@@ -48,7 +52,8 @@ pub struct Line {
 }
 
 #[derive(Serialize)]
-struct LineEvent<'a> {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct LineEvent<'a> {
     n: u64,
     kind: Kind,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,6 +66,7 @@ struct LineEvent<'a> {
 
 /// How much there is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Room {
     /// All lines so far: the last one's number.
     pub lines: u64,
@@ -73,6 +79,7 @@ pub struct Room {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Person {
     pub say: u64,
     pub action: u64,
@@ -84,6 +91,7 @@ pub struct Person {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Topic {
     pub text: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]

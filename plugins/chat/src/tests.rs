@@ -1,9 +1,26 @@
-use crate::{Kind, Line, TEXT_BYTES_MAX, V1, V2, WINDOW};
+use crate::{
+    Kind, Line, Message, Query, TEXT_BYTES_MAX, V1, V2, WINDOW,
+    query::Answer,
+    room::{LineEvent, Said},
+};
 use proptest::prelude::*;
 use slotd_guest::{
     RawHandler, Value, json,
     test::{Harness, Session},
+    types::Types,
 };
+
+/// Clients would be written for what the room was.
+#[test]
+fn clients_are_told_what_the_room_takes_and_gives() {
+    Types::new()
+        .message::<Message>()
+        .reply::<Said>()
+        .query::<Query>()
+        .answer::<Answer>()
+        .event::<LineEvent>("line")
+        .check("types.json");
+}
 
 fn say(from: &str, text: &str) -> Value {
     json!({"kind": "say", "from": from, "text": text})

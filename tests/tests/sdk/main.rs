@@ -17,6 +17,7 @@ mod sends;
 mod suite;
 mod templates;
 mod timers;
+mod types;
 mod wasm;
 mod watched;
 mod web;

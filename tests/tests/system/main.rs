@@ -56,6 +56,7 @@ mod swap;
 mod telemetry;
 mod timers;
 mod tls;
+mod types;
 mod unread;
 mod upgrade;
 mod usage;

@@ -112,6 +112,9 @@ pub const FUNCTION_BRANCH_TARGETS_MAX: u64 = 16_384;
 pub const COMPONENT_BRANCH_TARGETS_MAX: u64 = 1_000_000;
 /// Of a component, or its code, that is written to the disk before the next sync.
 pub const DISK_PIECE_BYTES: usize = 1024 * 1024;
+/// What a component says of the types of its messages (JSON Schema): the largest API of one service has some hundred types of a
+/// few hundred bytes. A node keeps it for each plugin that it has loaded.
+pub const COMPONENT_TYPES_SECTION_BYTES_MAX: usize = 256 * 1024;
 /// A component's signature: Ed25519 has 64 bytes, ECDSA on P-256 up to 72.
 pub const SIGNATURE_BYTES_MAX: usize = 256;
 /// A signature's file: a bundle of cosign has a few KiB, with what its transparency log says.

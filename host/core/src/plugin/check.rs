@@ -1,7 +1,7 @@
 //! Whether a file is a component that slotd can run, from its bytes alone: nothing is compiled.
 //!
-//! [`unlike`] takes no time whatever it is given, and is for the node itself, as [`version`] is, which
-//! is for what has compiled. [`inspect`] validates, which a hostile file can make endless, or crash:
+//! [`unlike`] takes no time whatever it is given, and is for the node itself, as [`version`] and [`types`] are, which
+//! are for what has compiled. [`inspect`] validates, which a hostile file can make endless, or crash:
 //! see `compile/`. What a component has to import and export is in [`world`].
 
 mod world;
@@ -9,9 +9,11 @@ mod world;
 pub(super) use self::world::effect;
 
 use self::world::check_component;
-use super::{Digest, Inspection, structure};
+use super::{Digest, Inspection, declared, structure};
 use crate::{limits, names::check_plugin_version, text};
 use wasmparser::{Chunk, ComponentTypeRef, Parser, Payload, TypeBounds};
+
+const VERSION: &str = "version";
 
 /// Why a file can't be a component, by its size and its first bytes.
 pub(super) fn unlike(file: &[u8]) -> Option<String> {
@@ -38,6 +40,7 @@ pub fn inspect(component: &[u8]) -> Inspection {
         imports: Vec::new(),
         exports: Vec::new(),
         effects: Vec::new(),
+        types: Vec::new(),
         problems: Vec::from_iter(unlike(component)),
         too_costly: false,
     };
@@ -55,6 +58,16 @@ pub fn inspect(component: &[u8]) -> Inspection {
         match names.version.map(version_text) {
             Some(Ok(version)) => inspection.version = Some(version),
             Some(Err(problem)) => problems.push(problem),
+            None => {}
+        }
+        match names.types.map(declared::parse) {
+            Some(Ok(document)) => {
+                inspection.types =
+                    listed(document.as_ref().map(declared::names).unwrap_or_default());
+            }
+            Some(Err(problem)) => {
+                problems.push(format!("its `{}` section: {problem}", declared::SECTION));
+            }
             None => {}
         }
         inspection.effects = listed(check_component(component, &names, &mut problems));
@@ -108,14 +121,24 @@ impl Problems {
     }
 }
 
-/// The version that a component carries in its `version` section, if that is a good one. Looks at
-/// nothing that is nested.
+/// The version that a component carries in its `version` section, if that is a good one.
 pub(super) fn version(component: &[u8]) -> Option<String> {
+    section(component, VERSION).and_then(|bytes| version_text(bytes).ok())
+}
+
+/// What a component says of its types, if it is no more than is kept.
+pub(super) fn types(component: &[u8]) -> Option<Box<[u8]>> {
+    let section = section(component, declared::SECTION)?;
+    (section.len() <= limits::COMPONENT_TYPES_SECTION_BYTES_MAX).then(|| section.into())
+}
+
+/// The last custom section of this name. Looks at nothing that is nested.
+pub(super) fn section<'a>(component: &'a [u8], name: &str) -> Option<&'a [u8]> {
     let (mut parser, mut at, mut found) = (Parser::new(0), 0_usize, None);
     while let Ok(Chunk::Parsed { consumed, payload }) = parser.parse(component.get(at..)?, true) {
         at = at.saturating_add(consumed);
         match payload {
-            Payload::CustomSection(section) if section.name() == "version" => {
+            Payload::CustomSection(section) if section.name() == name => {
                 found = Some(section.data());
             }
             Payload::ModuleSection { unchecked_range, .. }
@@ -127,7 +150,7 @@ pub(super) fn version(component: &[u8]) -> Option<String> {
             _ => {}
         }
     }
-    found.and_then(|bytes| version_text(bytes).ok())
+    found
 }
 
 fn version_text(bytes: &[u8]) -> Result<String, String> {
@@ -192,6 +215,7 @@ struct Names<'a> {
     imports: Vec<String>,
     exports: Vec<String>,
     version: Option<&'a [u8]>,
+    types: Option<&'a [u8]>,
     /// Of all its modules, each taken once: most have but one that is theirs.
     memory_bytes: u64,
     broken: bool,
@@ -217,8 +241,11 @@ impl<'a> Names<'a> {
                     }
                 }
                 _ if depth > 0 => {}
-                Payload::CustomSection(section) if section.name() == "version" => {
+                Payload::CustomSection(section) if section.name() == VERSION => {
                     names.version = Some(section.data());
+                }
+                Payload::CustomSection(section) if section.name() == declared::SECTION => {
+                    names.types = Some(section.data());
                 }
                 Payload::ComponentImportSection(section) => {
                     // A type that is named again is nothing that anyone must give.
@@ -408,6 +435,31 @@ mod tests {
             let guest = testkit::guest_with("\"1.2.3\"", &format!("\"{bad}\""));
             assert!(problems(&guest).contains("`version` section"), "{bad:?}");
         }
+    }
+
+    /// An author must see what clients are told, and what they can't be told.
+    #[test]
+    fn what_a_component_says_of_its_types_is_shown() {
+        let with = |document: &str| {
+            let section = format!("(@custom \"slotd:types\" {document:?}) (@custom \"version\"");
+            testkit::guest_with("(@custom \"version\"", &section)
+        };
+        let document = r#"{"format":1,"message":{"type":"string"},"events":{"line":true}}"#;
+        let component = with(document);
+        let inspection = inspect(&component);
+        assert_eq!(inspection.problems, [""; 0]);
+        assert_eq!(inspection.types, ["message", "event line"]);
+        assert_eq!(types(&component).as_deref(), Some(document.as_bytes()));
+        assert_eq!(version(&component).as_deref(), Some("1.2.3"));
+        assert_eq!(types(&testkit::guest()), None);
+        let later = inspect(&with(r#"{"format":2}"#));
+        assert_eq!((later.problems, later.types), (vec![], vec![]));
+        let bad = problems(&with(r#"{"format":1,"event":{}}"#));
+        assert!(
+            bad.starts_with("its `slotd:types` section: it has \"event\"; format 1 has"),
+            "{bad}"
+        );
+        assert_eq!(types(&with(&"x".repeat(limits::COMPONENT_TYPES_SECTION_BYTES_MAX + 1))), None);
     }
 
     proptest! {

@@ -374,13 +374,15 @@ impl Inner {
             Some(component) => component,
             None => self.compile(digest, bytes.clone(), who).await?,
         };
-        let version = blocking(move || Ok(check::version(&bytes))).await?;
+        let (version, types) =
+            blocking(move || Ok((check::version(&bytes), check::types(&bytes)))).await?;
         let refused = |e: wasmtime::Error| PluginError::Refused(format!("{e:#}"));
         let code = component.image_range();
         let pre = self.linker.instantiate_pre(&component).map_err(refused)?;
         Ok(Arc::new(Plugin {
             digest,
             version,
+            types,
             pre: HandlerPre::new(pre).map_err(refused)?,
             options: Arc::clone(&self.options),
             budget: Arc::clone(&self.budget),

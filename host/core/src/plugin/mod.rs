@@ -5,6 +5,7 @@ mod bindings;
 mod budget;
 mod check;
 mod compile;
+pub mod declared;
 mod engine;
 mod guest_log;
 mod host;
@@ -337,6 +338,9 @@ pub struct Inspection {
     /// What its messages can do outside of their session's state: functions that it imports.
     #[serde(default)]
     pub effects: Vec<String>,
+    /// What of its messages it says the types of, as `message` or `event line`.
+    #[serde(default)]
+    pub types: Vec<String>,
     /// Empty: it fits. Else the reasons why it does not.
     pub problems: Vec<String>,
     /// The reason is a count that is over its limit; nothing else was looked at.
@@ -409,6 +413,7 @@ pub struct PluginHost {
 pub struct Plugin {
     digest: Digest,
     version: Option<String>,
+    types: Option<Box<[u8]>>,
     pre: bindings::HandlerPre<instance::HostState>,
     options: Arc<PluginOptions>,
     budget: Arc<Budget>,
@@ -575,6 +580,10 @@ impl Plugin {
     /// The version that the component itself carries, if any.
     pub fn version(&self) -> Option<&str> {
         self.version.as_deref()
+    }
+    /// What it says of the types of its messages, if it does, in a format that this slotd knows.
+    pub fn types(&self) -> Option<serde_json::Value> {
+        declared::parse(self.types.as_deref()?).ok().flatten()
     }
     /// What it can do outside of its session's state, as `timers.schedule`, in order.
     pub fn effects(&self) -> BTreeSet<String> {

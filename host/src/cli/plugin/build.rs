@@ -1,6 +1,10 @@
 //! `slotd plugin build`.
 
-use crate::{cli::output, names::check_plugin_version, plugin::Digest};
+use crate::{
+    cli::output,
+    names::check_plugin_version,
+    plugin::{Digest, declared},
+};
 use anyhow::anyhow;
 use serde::Serialize;
 use slotd_toolchains::{BuildOptions, Component, Lang, Steps};
@@ -21,6 +25,8 @@ pub struct BuildReport {
     pub digest: Digest,
     /// The tool that built it.
     pub by: String,
+    /// The file with the types of its messages.
+    pub types: Option<PathBuf>,
     pub elapsed_ms: u64,
 }
 
@@ -54,7 +60,7 @@ pub fn build(
     let started = crate::clock::now();
     let component = component(options, steps)?;
     let file = component.write(out)?;
-    let Component { lang, package, bytes, by } = component;
+    let Component { lang, package, bytes, by, types } = component;
     Ok(BuildReport {
         name: package.name,
         version: package.version,
@@ -63,16 +69,22 @@ pub fn build(
         bytes: bytes.len(),
         digest: Digest::of(&bytes),
         by,
+        types,
         elapsed_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     })
 }
 
-/// Builds a plugin whose version a node accepts. Blocks.
+/// Builds a plugin whose version and types a node accepts. Blocks.
 ///
 /// # Errors
-/// As [`slotd_toolchains::build`], or what is wrong with the version.
+/// As [`slotd_toolchains::build`], or what is wrong with the version or the types.
 pub fn component(options: &BuildOptions, steps: &Steps) -> anyhow::Result<Component> {
     let component = slotd_toolchains::build(options, steps)?;
     check_plugin_version(&component.package.version).map_err(|why| anyhow!(why))?;
+    if let Some(file) = &component.types {
+        let section = declared::section(&component.bytes).map_err(|why| anyhow!(why))?;
+        declared::parse(section.as_deref().unwrap_or_default())
+            .map_err(|why| anyhow!("{}: {why}", file.display()))?;
+    }
     Ok(component)
 }

@@ -3,9 +3,11 @@
 
 mod build;
 mod script;
+mod types;
 
 pub use build::{build, component};
 pub use script::{ScriptOptions, play};
+pub use types::{TypesArgs, types};
 
 #[cfg(test)]
 mod tests;

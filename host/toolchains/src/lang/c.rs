@@ -91,6 +91,8 @@ struct PluginTable {
     /// Further arguments to the compiler.
     #[serde(default)]
     cflags: Vec<String>,
+    /// The JSON Schemas of its messages.
+    types: Option<PathBuf>,
     /// Whether calls check for undefined behaviour.
     #[serde(default = "yes")]
     checks: bool,
@@ -203,6 +205,10 @@ impl Language for C {
 
     fn sdk(&self) -> Files {
         SDK
+    }
+
+    fn types(&self, dir: &Path) -> anyhow::Result<Option<PathBuf>> {
+        Ok(manifest(dir)?.and_then(|plugin| plugin.types))
     }
 
     fn package(&self, dir: &Path) -> anyhow::Result<Package> {

@@ -130,6 +130,8 @@ struct PackageJson {
 struct SlotdKey {
     /// The file that exports the handler.
     entry: String,
+    /// The JSON Schemas of its messages.
+    types: Option<PathBuf>,
 }
 
 impl SlotdKey {
@@ -162,6 +164,14 @@ impl Language for Script {
 
     fn sdk(&self) -> Files {
         SDK_WITH_WIT
+    }
+
+    fn types(&self, dir: &Path) -> anyhow::Result<Option<PathBuf>> {
+        Ok(manifest(dir)?.and_then(|manifest| manifest.slotd?.types))
+    }
+
+    fn reads_declarations(&self) -> bool {
+        true
     }
 
     fn package(&self, dir: &Path) -> anyhow::Result<Package> {

@@ -83,6 +83,18 @@ pub trait Language: Sync {
         &[]
     }
 
+    /// The file with the JSON Schemas of the plugin's messages, as its manifest names it, from the
+    /// plugin's folder.
+    ///
+    /// # Errors
+    /// If the manifest is invalid.
+    fn types(&self, dir: &Path) -> anyhow::Result<Option<PathBuf>>;
+
+    /// Whether the plugin's own code reads the declarations that are made of that file.
+    fn reads_declarations(&self) -> bool {
+        false
+    }
+
     /// The plugin's name and version.
     ///
     /// # Errors

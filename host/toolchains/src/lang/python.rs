@@ -35,6 +35,7 @@ const GET_PYTHON: &str = "install Python 3.10 or newer: https://python.org, or `
 const ENTRY: &str = "slotd_entry";
 
 const TEMPLATES: Files = &[
+    ("types.json", include_str!("../../templates/python/types.json")),
     ("pyproject.toml", include_str!("../../templates/python/pyproject.toml.in")),
     ("handler.py", include_str!("../../templates/python/handler.py.in")),
     ("test_handler.py", include_str!("../../templates/python/test_handler.py.in")),
@@ -69,6 +70,7 @@ const SDK: Files = sdk![
     "_json.py",
     "_logging.py",
     "_reply.py",
+    "_schema.py",
     "_sends.py",
     "_state.py",
     "_testing_http.py",
@@ -106,6 +108,8 @@ struct Tool {
 struct SlotdTable {
     /// The module with the handler, or `module:Class`.
     entry: String,
+    /// The JSON Schemas of its messages.
+    types: Option<PathBuf>,
 }
 
 fn manifest(dir: &Path) -> anyhow::Result<Option<PyProject>> {
@@ -286,6 +290,11 @@ impl Language for Python {
 
     fn sdk(&self) -> Files {
         SDK
+    }
+
+    fn types(&self, dir: &Path) -> anyhow::Result<Option<PathBuf>> {
+        let table = manifest(dir)?.and_then(|manifest| manifest.tool?.slotd);
+        Ok(table.and_then(|table| table.types))
     }
 
     fn package(&self, dir: &Path) -> anyhow::Result<Package> {

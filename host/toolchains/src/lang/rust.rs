@@ -20,6 +20,7 @@ const PROFILE: &str = "release";
 const TEMPLATES: Files = &[
     ("Cargo.toml", include_str!("../../templates/rust/Cargo.toml.in")),
     ("src/lib.rs", include_str!("../../templates/rust/lib.rs.in")),
+    ("types.json", include_str!("../../templates/rust/types.json")),
     (".gitignore", include_str!("../../templates/rust/gitignore.in")),
     ("README.md", include_str!("../../templates/rust/README.md.in")),
 ];
@@ -115,7 +116,13 @@ impl Language for Rust {
             !RESERVED.contains(&name.replace('_', "-").as_str()),
             "{name:?} can't be a plugin's name: cargo or Rust reserves it"
         );
-        Ok(vec![("sdk", sdk_dependency(sdk.as_deref())?)])
+        let sdk = sdk_dependency(sdk.as_deref())?;
+        let with_types = sdk.replace(" }", ", features = [\"types\"] }");
+        Ok(vec![("sdk", sdk), ("sdk_with_types", with_types)])
+    }
+
+    fn types(&self, dir: &Path) -> anyhow::Result<Option<PathBuf>> {
+        Ok(package(dir)?.types())
     }
 
     fn package(&self, dir: &Path) -> anyhow::Result<super::Package> {
@@ -221,6 +228,11 @@ impl Package {
     fn plugin_name(&self) -> &str {
         let own = self.metadata.as_ref().and_then(|m| m.pointer("/slotd/name")?.as_str());
         own.unwrap_or(&self.name)
+    }
+    /// `[package.metadata.slotd] types`.
+    fn types(&self) -> Option<PathBuf> {
+        let file = self.metadata.as_ref()?.pointer("/slotd/types")?.as_str()?;
+        Some(PathBuf::from(file))
     }
     fn into_plugin(self) -> super::Package {
         super::Package { name: self.plugin_name().to_owned(), version: self.version }

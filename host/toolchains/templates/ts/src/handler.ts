@@ -4,12 +4,8 @@
 // their mind; the reply is how many have voted for it. The query `{}` gives all choices.
 
 import { handler, Rejection } from "slotd-guest";
-
-interface Message {
-    vote: string;
-}
-
-type Query = Record<string, never>;
+// Made of types.json at each build and test: what clients are told, too.
+import type { Answer, Events, Message, Query, Reply } from "../.slotd/types.ts";
 
 /** What lies where in a session's state. */
 type State = {
@@ -25,7 +21,7 @@ export default handler<Message, Query, State>({
         return { vote };
     },
 
-    handle(cx, { vote }) {
+    handle(cx, { vote }): Reply {
         if (cx.sender === undefined) {
             throw new Rejection("no-sender", "Only someone with a name can vote.");
         }
@@ -37,11 +33,11 @@ export default handler<Message, Query, State>({
         const votes = (cx.state.get(`votes/${vote}`) ?? 0) + 1;
         cx.state.set(`votes/${vote}`, votes);
         cx.state.set(ballot, vote);
-        cx.emit("voted", { vote, votes });
+        cx.emit("voted", { vote, votes } satisfies Events["voted"]);
         return { votes };
     },
 
-    query(cx) {
+    query(cx): Answer {
         const votes = Array.from(cx.state.scan("votes/"), ([key, count]) => [
             key.slice("votes/".length),
             count,
