@@ -46,15 +46,23 @@ impl Drop for SmallDisk {
 /// # Errors
 /// They can't be read.
 pub fn files_with(folder: &Path, text: &str) -> anyhow::Result<Vec<PathBuf>> {
+    files_with_bytes(folder, text.as_bytes())
+}
+
+/// As [`files_with`], bytes.
+///
+/// # Errors
+/// As [`files_with`].
+pub fn files_with_bytes(folder: &Path, text: &[u8]) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         if path.is_dir() {
-            found.extend(files_with(&path, text)?);
+            found.extend(files_with_bytes(&path, text)?);
             continue;
         }
         match std::fs::read(&path) {
-            Ok(bytes) if memchr::memmem::find(&bytes, text.as_bytes()).is_some() => {
+            Ok(bytes) if memchr::memmem::find(&bytes, text).is_some() => {
                 found.push(path);
             }
             Ok(_) => {}

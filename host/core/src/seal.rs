@@ -44,11 +44,19 @@ impl fmt::Debug for KeyId {
     }
 }
 
+/// The key that sealed bytes, as [`Keyring::seal`] makes them, are sealed with; `None`: they are cut short.
+pub fn key_of(sealed: &[u8]) -> Option<KeyId> {
+    sealed.first_chunk().copied().map(KeyId)
+}
+
 struct Key {
     id: KeyId,
     seal: aead::LessSafeKey,
     nonces: hmac::Key,
 }
+
+/// How something is kept that is not sealed.
+pub const CLEAR: &str = "clear text";
 
 /// The keys of a node: the first one seals, but for those that only open; all of them open. Cheap to clone;
 /// without keys nothing is sealed.
@@ -174,6 +182,11 @@ impl Keyring {
     /// Of the key that seals; `None`: what is written is not sealed.
     pub fn sealing(&self) -> Option<KeyId> {
         self.sealing_key().map(|key| key.id)
+    }
+
+    /// How what is written now is kept: the id of a key, or [`CLEAR`].
+    pub fn kept_as(&self) -> String {
+        self.sealing().map_or_else(|| CLEAR.to_owned(), |id| id.to_string())
     }
 
     fn sealing_key(&self) -> Option<&Key> {

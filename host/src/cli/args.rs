@@ -167,7 +167,7 @@ pub enum Cmd {
     /// Make certificates with which the nodes of a cluster authenticate each other
     #[command(subcommand)]
     Tls(TlsCmd),
-    /// Make keys to seal data with
+    /// Make keys to seal data with, and see which are needed
     #[command(subcommand)]
     Seal(SealCmd),
 

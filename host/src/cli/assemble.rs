@@ -84,6 +84,7 @@ async fn assemble(
     });
     let data_dir = opened.await.map_err(|e| StartError::Unavailable(e.to_string()))??;
     let data_dir = Arc::new(data_dir);
+    tell_sealing(&data_dir, peers.is_some());
     for warning in modes::readable_in(data_dir.path(), &PRIVATE) {
         tracing::warn!("{warning}");
     }
@@ -178,6 +179,28 @@ async fn assemble(
             }
         }),
     })
+}
+
+/// Says what is sealed with which key.
+fn tell_sealing(data_dir: &DataDir, clustered: bool) {
+    let keys = data_dir.keys();
+    if keys.is_empty() {
+        return;
+    }
+    let what = match clustered {
+        true => "the data directory, the slots' logs and snapshots",
+        false => "the data directory",
+    };
+    let opens: Vec<_> = keys.ids().map(|id| id.to_string()).collect();
+    let opens = opens.join(" ");
+    match keys.sealing() {
+        Some(id) => tracing::info!(what, seals_with = %id, opens, "what is kept is sealed"),
+        None => tracing::info!(
+            what,
+            opens,
+            "what is kept is opened, and not sealed: all keys are `open:`"
+        ),
+    }
 }
 
 /// The listeners, and the peer port of a cluster node.

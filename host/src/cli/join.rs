@@ -226,7 +226,10 @@ pub(super) async fn join(
     let Engine { nats, registry, catalogue } = engine;
     belong(data_dir, registry.cluster_id())?;
     let keys = data_dir.keys();
-    retrying(config, doing, "the registry", || registry.seal_with(keys)).await?;
+    let instance = random::id();
+    let shown = random::hex(instance);
+    let (own, needs) = ((config.node.as_str(), &*shown), data_dir.reseal_progress().sealed_with);
+    retrying(config, doing, "the registry", || registry.seal_with(keys, own, &needs)).await?;
     data_dir.seal().map_err(|e| StartError::Unavailable(e.to_string()))?;
     let (log, snapshots) = open_data(config, &nats, keys, doing).await?;
     let audit = retrying(config, doing, "the audit log", || AuditStream::open(&nats)).await?;
@@ -235,12 +238,10 @@ pub(super) async fn join(
     if advertised.port() == 0 {
         advertised.set_port(bound.port());
     }
-    let instance = random::id();
     let boot = count_boot(data_dir)?;
     let version: Arc<str> = env!("CARGO_PKG_VERSION").into();
     let name: Arc<str> = config.node.as_str().into();
     let newest = level::NEWEST;
-    let shown = random::hex(instance);
     let reader = Reader { name, newest, instance: shown, version: version.clone() };
     retrying(config, doing, "the registry", || registry.introduce(&reader)).await?;
     let level = registry.level();

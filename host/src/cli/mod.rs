@@ -152,7 +152,7 @@ async fn command(command: Cmd, json: bool) -> Result<(), CliError> {
         Cmd::Tls(command) => tls::run(&command, json),
         Cmd::Token(command) => tokens::token(command, json).await,
         Cmd::Auth(command) => tokens::auth(command, json).await,
-        Cmd::Seal(command) => seal::run(&command, json),
+        Cmd::Seal(command) => seal::run(command, json).await,
         Cmd::Plugin(command) => local::plugin(command, json).await,
         Cmd::Config(command) => local::config(command, json),
         Cmd::Openapi => local::openapi(),

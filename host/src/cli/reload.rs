@@ -45,6 +45,8 @@ pub(super) struct Reload {
     access: AccessParts,
     tls: Certificates,
     audit: Option<Audit>,
+    /// The warnings that were logged and still hold: each is logged once, until it is gone.
+    told: Vec<String>,
 }
 
 /// The changes in a new configuration.
@@ -61,8 +63,9 @@ impl Reload {
         access: AccessParts,
         tls: Certificates,
         audit: Option<Audit>,
+        told: Vec<String>,
     ) -> Self {
-        Self { sources, running, access, tls, audit }
+        Self { sources, running, access, tls, audit, told }
     }
 
     /// Reloads the configuration and reports the result. If it is invalid, or can't be read,
@@ -104,9 +107,15 @@ impl Reload {
         for line in loaded.notes {
             tracing::info!("{line}");
         }
-        for warning in loaded.warnings {
+        for warning in self.untold(loaded.warnings) {
             tracing::warn!("{warning}");
         }
+    }
+
+    /// Those of the warnings that were not logged, or were gone meanwhile.
+    fn untold(&mut self, warnings: Vec<String>) -> Vec<String> {
+        let told = std::mem::replace(&mut self.told, warnings);
+        self.told.iter().filter(|warning| !told.contains(warning)).cloned().collect()
     }
 
     /// Writes which tokens are about to be replaced; without a line none is.
@@ -213,8 +222,14 @@ mod tests {
         let access = crate::access::of_test(Some("hunter2hunter2"), None);
         let decider = Decider::new(access.clone(), || {});
         let parts = AccessParts { decider, policy: None };
-        let mut reload =
-            Reload::new(ConfigArgs::default(), first, parts, Certificates::default(), None);
+        let mut reload = Reload::new(
+            ConfigArgs::default(),
+            first,
+            parts,
+            Certificates::default(),
+            None,
+            Vec::new(),
+        );
         let second =
             [("api.token", "another-token"), ("admin.token", "a-token-more"), ("node", "x")];
         let changes = reload.take(&loaded(&second)).unwrap();
@@ -225,5 +240,23 @@ mod tests {
         assert!(shown("hunter2hunter2").is_some_and(|it| it.is_err()));
         let again = reload.take(&loaded(&second)).unwrap();
         assert!(again.now.is_empty(), "{again:?}");
+    }
+
+    /// Whoever reloads often would no longer read what is new.
+    #[test]
+    fn a_warning_is_said_once_until_it_is_gone() {
+        let access = crate::access::of_test(Some("hunter2hunter2"), None);
+        let parts = AccessParts { decider: Decider::new(access, || {}), policy: None };
+        let told = vec!["all can read a".to_owned()];
+        let config = Config::default();
+        let mut reload =
+            Reload::new(ConfigArgs::default(), config, parts, Certificates::default(), None, told);
+        let mut untold = |warnings: &[&str]| {
+            reload.untold(warnings.iter().map(|&warning| warning.to_owned()).collect())
+        };
+        assert_eq!(untold(&["all can read a", "b"]), ["b"]);
+        assert!(untold(&["b", "all can read a"]).is_empty());
+        assert!(untold(&["b"]).is_empty());
+        assert_eq!(untold(&["all can read a"]), ["all can read a"]);
     }
 }

@@ -175,7 +175,7 @@ async fn run(
     announce(&running, addresses_file, json)?;
 
     let Running { stop, mut failed, mut drained, access, tls, audit, .. } = running;
-    let mut reload = Reload::new(sources, config.clone(), access, tls, audit);
+    let mut reload = Reload::new(sources, config.clone(), access, tls, audit, loaded.warnings);
     let failure = loop {
         tokio::select! {
             signal = signals.next() => match signal {

@@ -768,7 +768,8 @@ pub static KEYS: &[Key] = &[
         Text,
         seal.key_file,
         "A file with the key that log, state and snapshots are sealed with: 32 random bytes in base64 (`slotd seal key` \
-         makes one). Below it may be older keys, a line each, to open what they have sealed. In a cluster the same keys \
+         makes one). Below it may be older keys, a line each, to open what they have sealed until it is sealed anew \
+         (`slotd seal status`). In a cluster the same keys \
          on every node. Names of sessions, and keys of their state, are not sealed on disk. See docs/sealing.md."
     ),
     optional!(

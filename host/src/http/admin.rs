@@ -13,8 +13,8 @@ use crate::{
     names::{ServiceName, SessionId, check_plugin_version},
     node::{
         DeployOptions, Deployed, Deployments, Drained, LevelInfo, MoveCancelled, MovesInfo, Node,
-        NodeDraining, NodeForgotten, NodesInfo, Rebalanced, RingInfo, ServiceInfo, ServiceRemoved,
-        ServiceTypes, SlotInfo,
+        NodeDraining, NodeForgotten, NodesInfo, Rebalanced, RingInfo, SealInfo, ServiceInfo,
+        ServiceRemoved, ServiceTypes, SlotInfo,
     },
     plugin::Digest,
     signing,
@@ -421,6 +421,22 @@ pub(super) async fn nodes(State(admin): State<Admin>, uri: Uri) -> Answer {
     params::no_query(&uri)?;
     let node = admin.node()?;
     Ok(json(&admin.reading(async { Ok(node.nodes().await) }).await?))
+}
+
+/// Shows how data is sealed, and what still needs which key
+///
+/// A key that nothing needs, and that no node seals with, can be deleted. In a cluster, as far as nodes have said what they
+/// need: each says so when it starts, and again when that changes.
+#[utoipa::path(
+    get,
+    path = "/admin/v1/seal",
+    tag = "admin",
+    responses((status = 200, description = "The keys, and what needs them", body = SealInfo, content_type = "application/json"))
+)]
+pub(super) async fn seal(State(admin): State<Admin>, uri: Uri) -> Answer {
+    params::no_query(&uri)?;
+    let node = admin.node()?;
+    Ok(json(&admin.reading(node.sealing()).await?))
 }
 
 /// Shows the feature level in force, and what the nodes can read

@@ -203,7 +203,9 @@ fn codes(method: &str, path: &str) -> Vec<Code> {
                 operators(method, rest, &READ, &CHANGE)
             }
             ("GET", rest) if rest.starts_with("/services/{service}") => READ.into(),
-            ("GET", "/audit" | "/audit/lines" | "/usage") => vec![Unavailable, StorageUnavailable],
+            ("GET", "/audit" | "/audit/lines" | "/seal" | "/usage") => {
+                vec![Unavailable, StorageUnavailable]
+            }
             ("GET", "/slots/{slot}") => vec![SlotNotFound, Unavailable],
             (_, "/slots/{slot}/drain") => {
                 of(&[&CHANGE, &[SlotNotFound, NoOtherNode, Fenced, MailboxFull]])
@@ -437,6 +439,7 @@ mod tests {
                 "GET /admin/v1/usage",
                 "GET /admin/v1/level",
                 "POST /admin/v1/level",
+                "GET /admin/v1/seal",
                 "GET /admin/v1/nodes",
                 "DELETE /admin/v1/nodes/{node}",
                 "POST /admin/v1/nodes/{node}/drain",

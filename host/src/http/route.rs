@@ -110,6 +110,7 @@ pub(super) fn admin_routes() -> Routes<Admin> {
             [needs(GET, AdminRead, Nothing), needs(POST, Operate, Nothing)],
             routes!(admin::level, admin::raise_level),
         )
+        .on([needs(GET, AdminRead, Nothing)], routes!(admin::seal))
         .on([needs(GET, AdminRead, Nothing)], routes!(admin::moves))
         .on([needs(DELETE, Operate, Nothing)], routes!(admin::cancel_move))
         .on(

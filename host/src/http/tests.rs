@@ -479,6 +479,7 @@ async fn the_admin_api_guards_itself() {
         ("GET", "/admin/v1/ring?x=1", 400),
         ("GET", "/admin/v1/nodes?x=1", 400),
         ("GET", "/admin/v1/level?x=1", 400),
+        ("GET", "/admin/v1/seal?x=1", 400),
         ("POST", "/admin/v1/level?to=x", 400),
         ("GET", "/admin/v1/moves?limit=0", 400),
         ("DELETE", "/admin/v1/moves/a/x", 404),

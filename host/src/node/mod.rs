@@ -11,6 +11,7 @@ mod operate;
 mod past_swaps;
 mod removal;
 mod requester;
+mod reseal;
 mod services;
 mod session_check;
 mod signatures;
@@ -37,6 +38,7 @@ pub use crate::{
 pub use effects::EffectKind;
 pub use level::LevelDuties;
 pub use requester::{OfNode as HttpRequester, RequestOptions};
+pub use reseal::SealInfo;
 pub use session_check::DeployOptions;
 pub use usage::UsageReport;
 pub use views::*;
@@ -376,6 +378,11 @@ impl Node {
                 "registry changes",
                 Self::follow_registry(Arc::downgrade(node), registry.changes()),
             );
+        }
+        if let Some(duties) = duties.as_ref().filter(|_| node.registry.is_some()) {
+            let instance = duties.reader.instance.clone();
+            let keep = reseal::keep(Arc::downgrade(node), instance, node.stopping.subscribe());
+            crate::task::spawn("sealing", keep);
         }
         crate::task::spawn(
             "housekeeping",

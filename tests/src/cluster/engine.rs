@@ -21,9 +21,18 @@ use tempfile::TempDir;
 const PAYLOAD_BYTES_MAX: u32 = 8 * 1024 * 1024;
 const LOG_LINES_SHOWN: usize = 30;
 
+/// Certificates of the servers for their clients, which have to show one, too.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    pub authority: PathBuf,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
 /// The servers. Dropping them kills them and removes their data.
 pub struct Engine {
     servers: Vec<Server>,
+    speaks_tls: bool,
 }
 
 struct Server {
@@ -62,6 +71,18 @@ impl Engine {
     /// # Errors
     /// When they can't be started or are not ready in time.
     pub async fn start(count: usize, net: Option<&Net>) -> anyhow::Result<Self> {
+        Self::start_with(count, net, None).await
+    }
+
+    /// As [`Engine::start`], with servers that speak to clients over TLS.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub async fn start_with(
+        count: usize,
+        net: Option<&Net>,
+        tls: Option<&ServerTls>,
+    ) -> anyhow::Result<Self> {
         let scratch = Arc::new(tempfile::Builder::new().prefix("slotd-nats-").tempdir()?);
         let mut servers = Vec::new();
         let mut routes = Vec::new();
@@ -90,9 +111,9 @@ impl Engine {
             servers.push(Server { place, host, client, monitor, dir, child, _reserved, _scratch });
         }
         for (number, server) in servers.iter().enumerate() {
-            fs::write(server.dir.join("server.conf"), config(number, server, &routes)?)?;
+            fs::write(server.dir.join("server.conf"), config(number, server, &routes, tls)?)?;
         }
-        let engine = Self { servers };
+        let engine = Self { servers, speaks_tls: tls.is_some() };
         for number in 0..count {
             engine.launch(number)?;
         }
@@ -118,7 +139,37 @@ impl Engine {
 
     /// Of each server, for `nats.servers`.
     pub fn urls(&self) -> Vec<String> {
-        self.servers.iter().map(|server| format!("nats://{}", server.client)).collect()
+        let scheme = if self.speaks_tls { "tls" } else { "nats" };
+        self.servers.iter().map(|server| format!("{scheme}://{}", server.client)).collect()
+    }
+
+    /// The servers' monitoring ports.
+    pub fn monitors(&self) -> Vec<SocketAddr> {
+        self.servers.iter().map(|server| server.monitor).collect()
+    }
+
+    /// SIGHUP: a server reads its certificates again.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn reload(&self, number: usize) -> anyhow::Result<()> {
+        self.servers[number].signal(rustix::process::Signal::HUP)
+    }
+
+    /// Ends a server in order: its clients and leaders go elsewhere first.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn leave(&self, number: usize) -> anyhow::Result<()> {
+        let server = &self.servers[number];
+        server.signal(rustix::process::Signal::USR2)?;
+        eventually("a nats-server that ends", async || {
+            let ended = server.lock().as_mut().map_or(Ok(None), Child::try_wait)?;
+            Ok(ended.map(|_| ()))
+        })
+        .await?;
+        server.lock().take();
+        Ok(())
     }
 
     /// The hosts of the servers on the network; none on loopback.
@@ -205,6 +256,11 @@ impl Server {
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
         self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
+    fn signal(&self, signal: rustix::process::Signal) -> anyhow::Result<()> {
+        let pid = self.lock().as_ref().map(Child::id).context("it does not run")?;
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid)?).context("a process's id")?;
+        Ok(rustix::process::kill_process(pid, signal)?)
+    }
     fn log_file(&self) -> PathBuf {
         self.dir.join("server.log")
     }
@@ -225,12 +281,25 @@ impl Drop for Server {
     }
 }
 
-fn config(number: usize, server: &Server, routes: &[SocketAddr]) -> anyhow::Result<String> {
+fn config(
+    number: usize,
+    server: &Server,
+    routes: &[SocketAddr],
+    tls: Option<&ServerTls>,
+) -> anyhow::Result<String> {
     let mut out = String::new();
     writeln!(out, "server_name: \"server-{number}\"")?;
     writeln!(out, "listen: \"{}\"", server.client)?;
     writeln!(out, "http: \"{}\"", server.monitor)?;
     writeln!(out, "max_payload: {PAYLOAD_BYTES_MAX}")?;
+    // Its clients are told to leave it at once, and within a second have.
+    writeln!(out, "lame_duck_grace_period: 1s\nlame_duck_duration: 30s")?;
+    if let Some(ServerTls { authority, certificate, key }) = tls {
+        writeln!(
+            out,
+            "tls {{ ca_file: {authority:?}, cert_file: {certificate:?}, key_file: {key:?}, verify: true }}"
+        )?;
+    }
     let store = server.dir.join("store");
     writeln!(out, "jetstream {{ store_dir: \"{}\", sync_interval: always }}", store.display())?;
     if routes.len() > 1 {

@@ -44,6 +44,8 @@ pub struct ClusterOptions {
     pub own: BTreeMap<u32, Own>,
     /// File descriptors that each node may have.
     pub files_max: Option<u32>,
+    /// The servers speak TLS to their clients; the nodes' own is in `env`.
+    pub tls: Option<engine::ServerTls>,
 }
 
 /// Settings of one node that others do not have.
@@ -89,6 +91,7 @@ impl Default for ClusterOptions {
             env: Vec::new(),
             own: BTreeMap::new(),
             files_max: None,
+            tls: None,
         }
     }
 }
@@ -101,7 +104,8 @@ impl Cluster {
     pub async fn start(options: ClusterOptions, net: Option<Arc<Net>>) -> anyhow::Result<Self> {
         static CLUSTERS: AtomicU64 = AtomicU64::new(0);
         let name = format!("test-{}-{}", std::process::id(), CLUSTERS.fetch_add(1, Relaxed));
-        let engine = Engine::start(options.servers, net.as_deref()).await?;
+        let engine =
+            Engine::start_with(options.servers, net.as_deref(), options.tls.as_ref()).await?;
         let here = Arc::new(Place::here()?);
         let (members, targets) = (Mutex::default(), watch::channel(Arc::from([])).0);
         let nodes = options.nodes;

@@ -24,6 +24,7 @@ mod sends;
 mod stopped;
 mod tapped;
 mod timers;
+mod tls;
 mod upgrade;
 mod usage;
 

@@ -220,6 +220,39 @@ impl Db {
         .map(|keyspace| &keyspace.inner)
     }
 
+    /// The keyspaces whose values are sealed where there are keys.
+    pub fn sealed(&self) -> impl Iterator<Item = &Keyspace> {
+        let bodies = self.bodies.as_ref().map(|bodies| &bodies.keyspace);
+        [&self.heads, &self.state, &self.history, &self.remembered, &self.pinned]
+            .into_iter()
+            .chain(bodies)
+    }
+
+    /// Has everything that is in memory written to tables, without waiting for it.
+    ///
+    /// # Errors
+    /// fjall's error of a rotation that failed.
+    pub fn rotate_all(&self) -> DbResult<()> {
+        for keyspace in self.all() {
+            keyspace.rotate_memtable()?;
+        }
+        Ok(())
+    }
+
+    /// Has the log's records that are in memory written to a table, without waiting for it.
+    ///
+    /// # Errors
+    /// As [`Db::rotate_all`].
+    pub fn rotate_log(&self) -> DbResult<()> {
+        self.log.inner.rotate_memtable()?;
+        Ok(())
+    }
+
+    /// Whether memtables are still to be written to tables.
+    pub fn is_writing_tables(&self) -> bool {
+        self.all().any(|keyspace| keyspace.sealed_memtable_count() > 0)
+    }
+
     /// The keyspaces whose levels are merged: all but the log.
     pub(super) fn compacted(&self) -> impl Iterator<Item = &fjall::Keyspace> {
         self.all().filter(|keyspace| keyspace.id() != LOG_ID)
@@ -254,7 +287,13 @@ impl Db {
     pub fn batch(&self, capacity: usize, sync: bool) -> WriteBatch {
         let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
         let batch = OwnedWriteBatch::with_capacity(self.database.clone(), capacity);
-        WriteBatch { batch: batch.durability(Some(mode)), sync, touched: 0, unsealed: None }
+        WriteBatch {
+            batch: batch.durability(Some(mode)),
+            sync,
+            touched: 0,
+            sealed: false,
+            unsealed: None,
+        }
     }
 
     /// Everything as it is now.

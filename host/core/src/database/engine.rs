@@ -56,6 +56,9 @@ pub struct Engine {
     pub db: RwLock<Option<Db>>,
     /// Held for a step of removing what deleted sessions left, or of wiping a slot.
     pub garbage: Mutex<()>,
+    /// Held by each write to rows that are sealed, and alone by who reads such rows and writes them anew: what it has read
+    /// must not be older than what another one writes meanwhile.
+    rewriting: RwLock<()>,
     health: watch::Sender<Health>,
     space: Mutex<Space>,
     /// What the last look at the free space found: read for each message.
@@ -78,6 +81,7 @@ impl Engine {
             db_path,
             db: RwLock::new(None),
             garbage: Mutex::new(()),
+            rewriting: RwLock::new(()),
             health: watch::Sender::new(Health::Ready),
             space: Mutex::new(Space { checked: None, full: None, exhausted: None }),
             has_room: AtomicBool::new(true),
@@ -196,7 +200,26 @@ impl Engine {
 
     /// Commits a batch, and turns the store off when that fails.
     pub fn commit(&self, db: &Db, batch: WriteBatch) -> Result<(), WriteError> {
-        let WriteBatch { batch, sync, touched, unsealed } = batch;
+        // Never for a commit of the log alone.
+        let _turn = batch.sealed.then(|| self.rewriting.read());
+        self.commit_in_turn(db, batch)
+    }
+
+    /// Has `rewrite` read rows and commits what it gives, while nobody else writes rows that are sealed. Keep it short.
+    ///
+    /// # Errors
+    /// Those of `rewrite`, and of [`Engine::commit`].
+    pub fn rewrite<E: From<WriteError>>(
+        &self,
+        db: &Db,
+        rewrite: impl FnOnce() -> Result<WriteBatch, E>,
+    ) -> Result<(), E> {
+        let _turn = self.rewriting.write();
+        Ok(self.commit_in_turn(db, rewrite()?)?)
+    }
+
+    fn commit_in_turn(&self, db: &Db, batch: WriteBatch) -> Result<(), WriteError> {
+        let WriteBatch { batch, sync, touched, unsealed, .. } = batch;
         if let Some(why) = unsealed {
             return Err(WriteError::Refused(why));
         }

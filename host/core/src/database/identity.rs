@@ -55,6 +55,9 @@ pub struct Identity {
     /// From format 4 on: the ids of the keys that something in it may be sealed with.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     sealed_with: Vec<String>,
+    /// All that is in it is kept so, or something newer: the id of a key, or [`CLEAR`](crate::seal::CLEAR). Absent: not everything may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kept_as: Option<String>,
     /// What a later version has put there.
     #[serde(flatten)]
     unknown: Unknown,
@@ -72,6 +75,7 @@ impl Identity {
             level: level::NEWEST,
             bodies: true,
             sealed_with: Vec::new(),
+            kept_as: None,
             unknown: Unknown::default(),
         })
     }
@@ -108,22 +112,46 @@ impl Identity {
         let had: Vec<_> = keys.ids().map(|id| id.to_string()).collect();
         if let Some(id) = self.sealed_with.iter().find(|id| !had.contains(id)) {
             return Err(format!(
-                "has data that is sealed with the key {id}, and this node {}: give it that key in seal.key_file",
+                "has data that is sealed with the key {id}, and this node {}: give it that key in seal.key_file, below \
+                 the one in use. `slotd seal status` shows what still needs a key, and when none of it does",
                 match had.is_empty() {
                     true => "has no keys".to_owned(),
                     false => format!("has {}", had.join(", ")),
                 }
             ));
         }
-        match keys.sealing().map(|id| id.to_string()) {
-            Some(first) if !self.sealed_with.contains(&first) => {
-                let mut next = self.raised(self.level());
-                next.format = FORMAT_SEALED;
-                next.sealed_with.push(first);
-                Ok(Some(next))
-            }
-            _ => Ok(None),
+        let mut next = self.clone();
+        if let Some(first) = keys.sealing().map(|id| id.to_string())
+            && !self.sealed_with.contains(&first)
+        {
+            next = self.raised(self.level());
+            next.format = FORMAT_SEALED;
+            next.sealed_with.push(first);
         }
+        // What is written from now on is kept otherwise than the rest.
+        if self.kept_as.as_deref().is_some_and(|as_| as_ != keys.kept_as()) {
+            next.kept_as = None;
+        }
+        Ok((next != *self).then_some(next))
+    }
+
+    /// Whether all that is in it is surely kept as `keys` would have it.
+    pub fn is_resealed(&self, keys: &Keyring) -> bool {
+        let only: Vec<_> = keys.sealing().map(|id| id.to_string()).into_iter().collect();
+        // One that never had a key was never asked.
+        let known = self.kept_as.as_deref() == Some(&*keys.kept_as()) || only.is_empty();
+        known && self.sealed_with == only
+    }
+
+    /// The same directory, once all that is in it is kept as `keys` would have it: no other key is needed any more.
+    pub fn resealed(&self, keys: &Keyring) -> Self {
+        let sealed_with = keys.sealing().map(|id| id.to_string()).into_iter().collect();
+        Self { sealed_with, kept_as: Some(keys.kept_as()), ..self.clone() }
+    }
+
+    /// The ids of the keys that something in it may be sealed with.
+    pub fn sealed_with(&self) -> &[String] {
+        &self.sealed_with
     }
 
     /// Reads it; `None` when there is none.

@@ -80,6 +80,51 @@ impl Reclaim {
     }
 }
 
+/// Has all keyspaces whose values are sealed merged, so that what newer rows have replaced goes from the files: a small one
+/// whole, a large one a step at a time, as far as fjall merges it.
+pub struct Settling {
+    /// The keyspaces that are not done, with how many steps each has left.
+    left: Vec<(u64, usize)>,
+}
+
+impl Settling {
+    pub fn new(db: &Db) -> Self {
+        let left = db.sealed().map(|keyspace| (keyspace.id(), limits::RESEAL_MERGES_MAX));
+        Self { left: left.collect() }
+    }
+
+    /// Takes one step. Gives whether it was the last one.
+    ///
+    /// # Errors
+    /// As [`Reclaim::step`].
+    pub fn step(&mut self, db: &Db) -> Result<bool> {
+        let Some((id, steps)) = self.left.last_mut() else { return Ok(true) };
+        let id = *id;
+        let Some(keyspace) = db.compacted().find(|keyspace| keyspace.id() == id) else {
+            self.left.pop();
+            return Ok(self.left.is_empty());
+        };
+        let bytes = held(keyspace).bytes;
+        db.advance_gc_watermark();
+        let watermark = db.database.supervisor.snapshot_tracker.get_seqno_safe_to_gc();
+        if bytes <= limits::RESEAL_MERGE_BYTES_MAX {
+            if bytes > 0 {
+                let merged = keyspace.tree.major_compact(TABLE_TARGET_BYTES, watermark);
+                merged.map_err(fjall::Error::from)?;
+            }
+            self.left.pop();
+            return Ok(self.left.is_empty());
+        }
+        let before = keyspace.tree.current_version().id();
+        keyspace.tree.compact(everything_down(), watermark).map_err(fjall::Error::from)?;
+        *steps = steps.saturating_sub(1);
+        if *steps == 0 || keyspace.tree.current_version().id() == before {
+            self.left.pop();
+        }
+        Ok(self.left.is_empty())
+    }
+}
+
 /// fjall's leveled compaction with levels that may hold nothing: each step merges what is cheapest
 /// to merge into the next level, until all is in the last.
 fn everything_down() -> Arc<Leveled> {

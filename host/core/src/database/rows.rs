@@ -2,7 +2,7 @@
 //! behind them is known to this folder only (`cargo xtask lint` looks). Values of keyspaces that are
 //! sealed are sealed and opened here.
 
-use crate::seal::{Keyring, Unopened};
+use crate::seal::{self, Keyring, Unopened};
 use fjall::{OwnedWriteBatch, Readable as _};
 use std::{ops::Bound, path::Path};
 
@@ -54,6 +54,17 @@ impl Seal {
         let mut sealed = vec![SEALED];
         self.keys.seal(&self.place(key), value, &mut sealed)?;
         Ok(Some(sealed))
+    }
+
+    /// Whether a value is not kept as it would be now: sealed with another key, or in clear text, or sealed where it
+    /// would not be.
+    fn is_outdated(&self, value: &[u8]) -> bool {
+        match (value.split_first(), self.keys.sealing()) {
+            // Nothing is to be seen in it.
+            (None, _) => false,
+            (Some((&SEALED, sealed)), now) => now.is_none() || seal::key_of(sealed) != now,
+            (Some(_), now) => now.is_some(),
+        }
     }
 
     fn open(&self, key: &[u8], value: fjall::Slice) -> Result<Slice> {
@@ -134,6 +145,60 @@ impl Keyspace {
     }
 }
 
+/// What [`Keyspace::outdated`] has found.
+pub struct Outdated {
+    pub keys: Vec<Slice>,
+    /// Rows that were looked at.
+    pub rows: usize,
+    /// After which row the next look begins; `None`: this was the last one.
+    pub next: Option<Vec<u8>>,
+}
+
+impl Keyspace {
+    pub fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    /// Whether its values are sealed where there are keys.
+    pub fn is_sealed(&self) -> bool {
+        self.seal.is_some()
+    }
+
+    /// Which rows after `after` are sealed otherwise than they would be now. Looks at rows until the outdated ones have
+    /// more than `bytes_max`, or there were `rows_max`.
+    pub fn outdated(
+        &self,
+        after: Option<Vec<u8>>,
+        rows_max: usize,
+        bytes_max: usize,
+    ) -> Result<Outdated> {
+        let mut found = Outdated { keys: Vec::new(), rows: 0, next: None };
+        let Some(seal) = &self.seal else { return Ok(found) };
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut bytes = 0;
+        for row in self.inner.range::<Vec<u8>, Range>((start, Bound::Unbounded)) {
+            let (key, value) = row.into_inner()?;
+            found.rows += 1;
+            if seal.is_outdated(&value) {
+                bytes += key.len() + value.len();
+                found.keys.push(Slice(key.clone()));
+            }
+            if bytes > bytes_max || found.rows >= rows_max {
+                found.next = Some(key.to_vec());
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// A row, if it is there and outdated still.
+    pub fn get_outdated(&self, key: &[u8]) -> Result<Option<Slice>> {
+        let value = self.inner.get(key)?;
+        let value = value.filter(|it| self.seal.as_ref().is_some_and(|seal| seal.is_outdated(it)));
+        self.opened(key, value)
+    }
+}
+
 pub type Range = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
 /// Rows in order.
@@ -193,6 +258,8 @@ pub struct WriteBatch {
     pub(super) sync: bool,
     /// The keyspaces that it writes to, a bit each.
     pub(super) touched: u16,
+    /// Whether one of them is sealed.
+    pub(super) sealed: bool,
     /// Why something can't be sealed: then nothing is written.
     pub(super) unsealed: Option<String>,
 }
@@ -208,7 +275,7 @@ impl WriteBatch {
 
     /// Copies both. A key is written once in a batch: of two, which one counts is undefined.
     pub fn insert(&mut self, keyspace: &Keyspace, key: &[u8], value: &[u8]) {
-        self.touched |= bit(&keyspace.inner);
+        self.touch(keyspace);
         match keyspace.seal.as_ref().map_or(Ok(None), |seal| seal.seal(key, value)) {
             Ok(None) => self.batch.insert(&keyspace.inner, key, value),
             Ok(Some(sealed)) => self.batch.insert(&keyspace.inner, key, sealed),
@@ -216,8 +283,13 @@ impl WriteBatch {
         }
     }
 
-    pub fn remove(&mut self, keyspace: &Keyspace, key: &[u8]) {
+    fn touch(&mut self, keyspace: &Keyspace) {
         self.touched |= bit(&keyspace.inner);
+        self.sealed |= keyspace.is_sealed();
+    }
+
+    pub fn remove(&mut self, keyspace: &Keyspace, key: &[u8]) {
+        self.touch(keyspace);
         self.batch.remove(&keyspace.inner, key);
     }
 }

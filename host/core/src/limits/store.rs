@@ -65,6 +65,29 @@ pub const SEAL_KEYS_MAX: usize = 16;
 pub const SEAL_KEYS_BYTES_MAX: u64 = 64 * 1024;
 /// For a command that prints them: it may ask a service elsewhere, and nothing starts before it has answered.
 pub const SEAL_COMMAND_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+/// How long the store's background thread seals old rows anew each time: a quarter of its time, and of a core.
+pub const RESEAL_TURN: Duration = Duration::from_millis(50);
+/// Rows that are looked at, and bytes that are written anew, at once: while they are written no flush writes. A few
+/// milliseconds.
+pub const RESEAL_ROWS_MAX: usize = 4_096;
+pub const RESEAL_BYTES_MAX: usize = 512 * 1024;
+/// Tables of a keyspace up to which they are merged at once after its rows were sealed anew: a second or so, for which no
+/// memtable is written to a table.
+pub const RESEAL_MERGE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Steps of merging a larger keyspace's tables after its rows were sealed anew, each a few tables: some gigabytes. What is left is
+/// merged as anything is.
+pub const RESEAL_MERGES_MAX: usize = 64;
+/// Times that the log's old tables are looked for before they are left to be dropped later; a few suffice unless
+/// slots can't be flushed.
+pub const RESEAL_LOG_TRIES_MAX: usize = 50;
+/// How often a node of a cluster looks which of its slots are still to be sealed anew, and, once all are, whether that has
+/// changed: a start of a node with another key is seen so much later.
+pub const RESEAL_LOOK: Duration = Duration::from_secs(1);
+pub const RESEAL_LOOK_DONE: Duration = Duration::from_secs(20);
+/// Slots of a node that are sealed anew at a time: half of what makes snapshots, so that those which are due get a turn.
+pub const RESEAL_SLOTS_AT_A_TIME: usize = 2;
+/// After which time a slot that was asked to is asked again: longer than most snapshots take. Asking for nothing costs little.
+pub const RESEAL_ASK_AGAIN: Duration = Duration::from_secs(30);
 /// How long a node counts at a time what slots store that were not counted yet, of each half minute: what was used has
 /// to be written in between.
 pub const STORED_COUNT_TIME: Duration = Duration::from_secs(15);

@@ -8,7 +8,8 @@
 //!   concurrent deploys one wins and the other gets an error;
 //! - `placement`: slots that were drained from a node;
 //! - `tokens`: the named tokens, whose form is the server's (`slotd-access`): here it is a JSON value;
-//! - `sealed`: which keys the slots' logs and snapshots may be sealed with, if any.
+//! - `sealed`: which keys the slots' logs and snapshots may be sealed with, if any, and how far all of it is sealed with
+//!   the one in use (`sealing`).
 //!
 //! A task watches the bucket, feeds the node's [`Catalogue`] and wakes waiters. It may be behind,
 //! never ahead, and never goes back: revisions lower than the known one are dropped.
@@ -17,6 +18,7 @@
 mod bucket;
 mod components;
 mod readers;
+mod sealing;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -24,16 +26,16 @@ mod watch;
 
 pub use components::Components;
 pub use readers::{Reader, too_old};
+pub use sealing::{Sealing, SealingNode};
 pub use tokens::TokensValue;
 
 use crate::{
     error::{Code, Error},
-    level::{self, FeatureLevel, Level, SEALED_FROM, Unknown},
+    level::{self, FeatureLevel, Level, Unknown},
     limits,
     log::record::DeploymentId,
     names::{ServiceName, SlotId},
     nats::{Nats, NatsError},
-    seal::Keyring,
     service::{Catalogue, catalogue::Service},
 };
 use bucket::{Bucket, BucketError, Swapped};
@@ -73,14 +75,6 @@ pub struct Placement {
     pub avoid: BTreeMap<SlotId, Arc<str>>,
     #[serde(flatten)]
     pub unknown: Unknown,
-}
-
-/// The keys that something of the cluster may be sealed with.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Sealed {
-    keys: Vec<String>,
-    #[serde(flatten)]
-    unknown: Unknown,
 }
 
 /// The cluster's registry. Cheap to clone; the watch ends with the last clone.
@@ -123,7 +117,6 @@ pub struct Changes {
 const SETTINGS: &str = "settings";
 const PLACEMENT: &str = "placement";
 const SERVICE: &str = "service.";
-const SEALED: &str = "sealed";
 
 impl Drop for Inner {
     fn drop(&mut self) {
@@ -383,50 +376,6 @@ impl Registry {
             Code::StorageUnavailable,
             "too many concurrent changes of the placement; try again",
         ))
-    }
-
-    /// Notes that this node seals with the first of `keys`, if there are any, before it does.
-    ///
-    /// # Errors
-    /// [`NatsError::Refused`]: something is sealed with a key that is not among them, or not all nodes could read
-    /// what is sealed. [`NatsError::Unavailable`].
-    pub async fn seal_with(&self, keys: &Keyring) -> Result<(), NatsError> {
-        let unavailable = |e: BucketError| NatsError::Unavailable(e.to_string());
-        let bucket = &self.inner.bucket;
-        let had: Vec<_> = keys.ids().map(|id| id.to_string()).collect();
-        let mut current = bucket.read(SEALED).await.map_err(unavailable)?;
-        for _ in 0..limits::REGISTRY_SWAP_TRIES {
-            let (revision, mut known) = match &current {
-                Some((revision, value)) => {
-                    let known: Result<Sealed, _> = bucket::decode(value);
-                    (*revision, known.map_err(NatsError::Refused)?)
-                }
-                None => (0, Sealed::default()),
-            };
-            if let Some(id) = known.keys.iter().find(|id| !had.contains(id)) {
-                return Err(NatsError::Refused(format!(
-                    "this cluster has data that is sealed with the key {id}, which this node does not have: give it \
-                     that key in seal.key_file"
-                )));
-            }
-            let first = keys.sealing().map(|id| id.to_string());
-            let Some(first) = first.filter(|first| !known.keys.contains(first)) else {
-                return Ok(());
-            };
-            let level = self.level().get();
-            if level < SEALED_FROM {
-                return Err(NatsError::Refused(format!(
-                    "data of a cluster can be sealed from feature level {SEALED_FROM} on, and this one is at {level}: \
-                     raise it (`slotd level --raise`) before seal.key_file is set"
-                )));
-            }
-            known.keys.push(first);
-            match bucket.swap(SEALED, &known, revision).await.map_err(unavailable)? {
-                Swapped::Won { .. } => return Ok(()),
-                Swapped::Lost { revision, value } => current = Some((revision, value)),
-            }
-        }
-        Err(NatsError::Unavailable("too many concurrent changes of the registry".into()))
     }
 }
 

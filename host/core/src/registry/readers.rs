@@ -173,6 +173,7 @@ impl Registry {
             }
             if bucket.remove(&key, revision).await? {
                 shared.learn(&key, revision + 1, b"");
+                self.forget_sealing(&reader).await?;
                 return Ok(Some(reader));
             }
         }
@@ -193,6 +194,7 @@ impl Registry {
             // Not what the node has written since.
             if bucket.remove(&key, record.revision).await? {
                 shared.learn(&key, record.revision + 1, b"");
+                self.forget_sealing(&record.reader).await?;
                 forgotten.push(record.reader);
             }
         }

@@ -46,11 +46,19 @@ impl Flushing {
 
 /// A snapshot that is being made. Given up when this is dropped, but for a step that runs on a thread of
 /// its own, which reads a page or writes an object. What was put is used by the next one, or collected.
-pub(super) struct Snapshotting(JoinHandle<Result<Position, String>>);
+pub(super) struct Snapshotting(JoinHandle<Result<Snapshotted, String>>);
+
+/// A snapshot that was made.
+pub(super) struct Snapshotted {
+    /// Up to where the log can be trimmed.
+    trim: Position,
+    /// It needs nothing from before this term, as was asked for in this round.
+    anew: Option<u64>,
+}
 
 impl Snapshotting {
     /// What it came to.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Position, String>> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Snapshotted, String>> {
         self.0.poll_unpin(cx).map(|taken| taken.unwrap_or_else(|e| Err(e.to_string())))
     }
 }
@@ -149,45 +157,74 @@ impl Shell {
 
     /// Starts a snapshot: the store is on this disk only, and the log is needed until one has it. A log on
     /// the store's own disk trims itself.
-    fn start_snapshot(&mut self) {
+    pub(super) fn start_snapshot(&mut self) {
         let Some(cluster) = &self.context.cluster else { return };
+        if self.snapshotting.is_some() {
+            return;
+        }
+        let anew = self.anew_wanted.take();
         let (snapshots, turns) = (cluster.snapshots.clone(), cluster.snapshot_turns.clone());
         let (slot, term, log) = (self.slot, self.core.term(), self.context.log.clone());
         let store = cluster.store.clone();
         self.attention = true;
         let snapshot = crate::task::spawn("snapshot", async move {
             let _turn = turns.acquire_owned().await.map_err(|e| e.to_string())?;
-            let taken = snapshots.take(slot, term, &*log, &store).await;
-            // The one before is kept reachable, in case an object of the newest is lost.
-            taken.map(|taken| taken.before).map_err(|e| e.to_string())
+            let taken = match anew {
+                Some(_) => snapshots.take_anew(slot, term, &*log, &store).await,
+                // The one before is kept reachable, in case an object of the newest is lost.
+                None => snapshots.take(slot, term, &*log, &store).await.map(|taken| taken.before),
+            };
+            taken.map(|trim| Snapshotted { trim, anew }).map_err(|e| e.to_string())
         });
         self.snapshotting = Some(Snapshotting(snapshot));
     }
 
-    pub(super) fn on_snapshot(&mut self, taken: Result<Position, String>) {
+    pub(super) fn on_snapshot(&mut self, taken: Result<Snapshotted, String>) {
         self.snapshotting = None;
         if let Err(error) = &taken
             && repeats::admit("no snapshot was made", "slots")
         {
             tracing::warn!(slot = self.slot, error, "no snapshot was made");
         }
-        self.on(Event::Snapshot(taken.ok()));
+        if let Ok(Snapshotted { trim, anew: Some(round) }) = &taken {
+            self.anew = Some((*round, *trim));
+        }
+        self.on(Event::Snapshot(taken.ok().map(|taken| taken.trim)));
+        if self.anew_wanted.is_some() {
+            self.start_snapshot();
+        }
     }
 
     /// Trims what a snapshot has.
     pub(super) fn trim_behind_snapshot(&mut self, position: Position) {
-        self.trim(position);
-        if let Some(cluster) = &self.context.cluster {
-            let (snapshots, slot) = (cluster.snapshots.clone(), self.slot);
-            let term = self.core.term();
-            self.do_beside(async move {
-                if let Err(error) = snapshots.collect(slot, term).await
-                    && repeats::admit("old snapshots were not removed", "slots")
-                {
+        let Some(cluster) = &self.context.cluster else { return self.trim(position) };
+        let (snapshots, slot, term) = (cluster.snapshots.clone(), self.slot, self.core.term());
+        let trim = self.context.log.trim(slot, position);
+        let stats = self.stats.clone();
+        let anew = self.anew.take_if(|(_, at)| *at <= position);
+        self.do_beside(async move {
+            let trimmed = trim.await;
+            if let Err(error) = &trimmed
+                && repeats::admit("logs were not trimmed", "slots")
+            {
+                tracing::warn!(slot, %error, "the log was not trimmed");
+            }
+            let collected = match snapshots.collect(slot, term).await {
+                Ok(_) if anew.is_some() && trimmed.is_ok() => {
+                    snapshots.is_all_since(slot, term).await
+                }
+                Ok(_) => Ok(false),
+                Err(error) => Err(error),
+            };
+            match collected {
+                Ok(true) => *stats.all_since.lock() = anew.map(|(round, _)| (round, term)),
+                Ok(false) => {}
+                Err(error) if repeats::admit("old snapshots were not removed", "slots") => {
                     tracing::warn!(slot, %error, "old snapshots were not removed");
                 }
-            });
-        }
+                Err(_) => {}
+            }
+        });
     }
 }
 

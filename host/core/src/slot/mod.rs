@@ -189,6 +189,9 @@ pub enum Order {
     /// flush, end. Refused with `unavailable`, and the slot goes on, where it runs something newer
     /// than its next owner has `loaded`.
     Stop { release: bool, loaded: Option<Loaded>, reply: Reply<(Term, Position)> },
+    /// Make a snapshot that needs nothing from before this term, and have all that is older removed: then show the round.
+    /// Only in a cluster.
+    Reseal { round: u64 },
     /// Another node owns the slot, says a higher term: end, without a further append.
     Abandon { term: Term },
 }
@@ -238,6 +241,9 @@ pub struct SlotStats {
     waiting: AtomicUsize,
     /// Committed changes wait for the state store.
     pub dirty: AtomicBool,
+    /// The term since which all that the cluster keeps of the slot was written, and the last round in which that was found
+    /// out: when it was asked for, this node still had the slot.
+    pub all_since: Mutex<Option<(u64, Term)>>,
     /// How often the slot's task was polled for what it does next.
     #[cfg(test)]
     turns: AtomicU64,

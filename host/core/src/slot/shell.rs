@@ -24,7 +24,7 @@ use crate::{
         commits::{Commit, decided},
         core::{Core, Effect, Event, Options},
         finish::StopReply,
-        flush::{Flushed, Flushing, Snapshotting},
+        flush::{Flushed, Flushing, Snapshotted, Snapshotting},
         long::LongCalls,
         outbox::{Sending, Sent},
         relaxed_store,
@@ -64,7 +64,7 @@ enum Next {
     Order(Option<Order>),
     Decided(Decided),
     Flushed(Result<Flushed, StateError>),
-    Snapshot(Result<Position, String>),
+    Snapshot(Result<Snapshotted, String>),
     Mail,
     Sent(Sent),
     Outbox,
@@ -92,6 +92,10 @@ pub(super) struct Shell {
     pub(super) commit: Commit,
     pub(super) flushing: Option<Flushing>,
     pub(super) snapshotting: Option<Snapshotting>,
+    /// The next snapshot is to need nothing from before this term: in which round.
+    pub(super) anew_wanted: Option<u64>,
+    /// The last one that does, with its round: it is not known yet whether all that is older is gone.
+    pub(super) anew: Option<(u64, Position)>,
     /// Trimming and collecting behind a snapshot: one of each for a snapshot.
     pub(super) chores: JoinSet<()>,
     /// Where the slot counts what it does for each service.
@@ -159,6 +163,8 @@ impl Shell {
             commit: None,
             flushing: None,
             snapshotting: None,
+            anew_wanted: None,
+            anew: None,
             chores: JoinSet::new(),
             services: services::Known::default(),
             used: Tally::default(),
@@ -347,6 +353,10 @@ impl Shell {
                 let waiting = shared.mailbox_depth() > 0;
                 let due = self.is_due_within(idle) || !self.requesting.is_empty();
                 Event::IfIdle { idle, watched, waiting, due }
+            }
+            Order::Reseal { round } => {
+                self.anew_wanted = Some(round);
+                return self.start_snapshot();
             }
             Order::Prove => Event::Prove { watched: !self.subscribers.is_empty() },
             Order::Abandon { term } => {

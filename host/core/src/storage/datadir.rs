@@ -4,6 +4,7 @@ use super::{
     housekeeping::{Housekeeper, Stop},
     log::{EmbeddedLog, Shared},
     recovery,
+    reseal::{Progress, Reseal, Resealing},
     state::DiskState,
 };
 use crate::{
@@ -40,8 +41,7 @@ use tokio::sync::watch;
 pub struct DataDir {
     path: PathBuf,
     level: Arc<FeatureLevel>,
-    /// The identity file is written by one at a time.
-    raising: Mutex<()>,
+    resealing: Arc<Resealing>,
     engine: Arc<Engine>,
     shared: Arc<Shared>,
     log: Arc<EmbeddedLog>,
@@ -80,6 +80,10 @@ impl DataDir {
             identity::sync_dir(path).map_err(|e| unavailable(path, &e))?;
         }
         let mark = Arc::new(Mutex::new(Mark::open(path)?));
+        let resealing = Arc::new(Resealing::new(path, options.keys.clone(), &identity));
+        if !identity.clustered {
+            resealing.begin();
+        }
         let level = Arc::new(FeatureLevel::new(identity.level()));
         let engine = Arc::new(Engine::new(options, identity, db_path));
         let shared = Shared::new(engine.clone());
@@ -96,11 +100,12 @@ impl DataDir {
             removed_rows: 0,
             removed_bytes: 0,
             reclaim: Reclaim::default(),
+            reseal: Reseal::new(resealing.clone()),
         };
         let this = Self {
             path: path.to_owned(),
             level,
-            raising: Mutex::default(),
+            resealing,
             log: Arc::new(EmbeddedLog::new(shared.clone())),
             state,
             engine,
@@ -146,11 +151,9 @@ impl DataDir {
     /// # Errors
     /// The identity can't be written; then nothing is written at the new level.
     pub fn raise_level(&self, to: Level) -> io::Result<()> {
-        let _turn = self.raising.lock();
-        if self.level.get() < to {
-            self.identity()?.raised(to).write(&self.path)?;
-            self.level.raise(to);
-        }
+        self.resealing
+            .change(|identity| Ok((self.level.get() < to).then(|| identity.raised(to))))?;
+        self.level.raise(to);
         Ok(())
     }
 
@@ -160,17 +163,15 @@ impl DataDir {
     /// # Errors
     /// The identity can't be written.
     pub fn seal(&self) -> io::Result<()> {
-        let _turn = self.raising.lock();
-        match self.identity()?.sealed(self.keys()).map_err(io::Error::other)? {
-            Some(sealed) => sealed.write(&self.path),
-            None => Ok(()),
-        }
+        let keys = self.keys();
+        self.resealing.change(|identity| identity.sealed(keys).map_err(io::Error::other))?;
+        self.resealing.begin();
+        Ok(())
     }
 
-    /// As it was written last.
-    fn identity(&self) -> io::Result<Identity> {
-        let read = Identity::read(&self.path).map_err(io::Error::other)?;
-        Ok(read.unwrap_or_else(|| self.engine.identity.clone()))
+    /// How far the directory is in sealing all of it with the key in use.
+    pub fn reseal_progress(&self) -> Progress {
+        self.resealing.progress()
     }
 
     /// What the store can do; changes are seen through the receiver.

@@ -3,6 +3,7 @@
 
 use super::{
     log::Shared,
+    reseal::Reseal,
     state::{DiskState, collect_garbage},
 };
 use crate::{
@@ -57,6 +58,7 @@ pub struct Housekeeper {
     pub removed_rows: usize,
     pub removed_bytes: u64,
     pub reclaim: Reclaim,
+    pub reseal: Reseal,
 }
 
 impl Housekeeper {
@@ -83,6 +85,7 @@ impl Housekeeper {
             if now_and_then || self.reclaim.is_busy() {
                 self.reclaim();
             }
+            self.reseal.step(&self.engine, &self.log);
             self.check_tables();
         }
     }

@@ -5,8 +5,10 @@ pub(crate) mod datadir;
 mod housekeeping;
 pub(crate) mod log;
 mod recovery;
+mod reseal;
 mod state;
 #[cfg(test)]
 mod tests;
 
 pub use datadir::DataDir;
+pub use reseal::Progress as ResealProgress;

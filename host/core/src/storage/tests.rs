@@ -132,7 +132,7 @@ fn entry(seq: u64, body: &[u8]) -> Entry {
     Entry {
         seq,
         id: Some(format!("id-{seq}")),
-        sender: Some("ada".into()),
+        sender: Some("ada-lovelace".into()),
         time_ms: 1_700_000_000_000 + seq,
         content_type: "text/plain".into(),
         body: Bytes::copy_from_slice(body),

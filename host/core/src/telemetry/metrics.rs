@@ -94,6 +94,10 @@ table! {
     fsyncs: Counter "slotd_fsyncs_total";
     /// Time of one write of a slot's committed changes to the state store.
     flush_seconds: Histogram "slotd_flush_seconds" [SECONDS];
+    /// Rows of the data directory that were sealed anew, because they were sealed with an earlier key or not at all.
+    rows_resealed: Counter "slotd_rows_resealed_total";
+    /// Slots whose log and snapshots this node has sealed anew.
+    slots_resealed: Counter "slotd_slots_resealed_total";
     /// Plugin instances created.
     instantiations: Counter "slotd_instantiations_total";
     /// Time to create one instance, without waiting for memory.

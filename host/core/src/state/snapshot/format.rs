@@ -130,6 +130,14 @@ pub fn term_of(name: &str) -> Option<Term> {
     known.then(|| term.parse().ok()).flatten()
 }
 
+/// The term in an object's or a manifest's name; `None`: not a name that a snapshot gives.
+pub fn written_by(name: &str) -> Option<Term> {
+    let Some(rest) = manifest_position(name).and_then(|_| name.strip_prefix("m-")) else {
+        return term_of(name);
+    };
+    rest.split('-').nth(1)?.parse().ok()
+}
+
 /// All that one snapshot of a slot consists of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -265,6 +273,7 @@ mod tests {
         let object = ObjectRef { kind: Kind::Delta, term: 12, digest: 5, bytes: 1, entries: 0 };
         assert_eq!(term_of(&object.name()), Some(12));
         assert_eq!(manifest_position(&object.name()), None);
+        assert_eq!([&new, &object.name()].map(|name| written_by(name)), [Some(6), Some(12)]);
         for name in ["", "m-1", "x-1-2", "b-1", &new, "d-1-00-3"] {
             assert_eq!(term_of(name), None, "{name}");
         }

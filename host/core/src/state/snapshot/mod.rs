@@ -228,6 +228,15 @@ impl Snapshots {
         Ok(removed)
     }
 
+    /// Whether all that the object store has of a slot was written in `term` or later.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Unavailable`].
+    pub async fn is_all_since(&self, slot: SlotId, term: Term) -> Result<bool, SnapshotError> {
+        let listed = self.inner.objects.list(slot).await?;
+        Ok(listed.iter().filter_map(|it| format::written_by(&it.name)).all(|by| by >= term))
+    }
+
     /// Reads all objects of the newest snapshot that `term` builds on and compares their
     /// checksums. When one is damaged, the next snapshot will be a full one.
     ///
@@ -269,6 +278,11 @@ impl Snapshots {
             match found {
                 Ok(manifest) if i == 0 => known.last = Some(manifest),
                 Ok(manifest) => known.before = Some(manifest),
+                // The newest one is enough. One that comes late, from an owner of before, may be sealed with a key that is
+                // not needed any more.
+                Err(error @ SnapshotError::Refused(_)) if known.last.is_some() => {
+                    tracing::warn!(slot, %error, "an older snapshot can't be used");
+                }
                 Err(error @ SnapshotError::Damaged { .. }) => {
                     tracing::error!(slot, %error, "the next snapshot will be a full one");
                 }

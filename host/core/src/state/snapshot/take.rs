@@ -86,6 +86,40 @@ impl Snapshots {
         log: &dyn SlotLog,
         store: &Arc<dyn WholeSlots>,
     ) -> Result<Taken, SnapshotError> {
+        self.take_as(slot, term, log, store, false).await
+    }
+
+    /// As [`Snapshots::take`], due or not, and all of it written in this term; it is read back. Nothing from before is needed
+    /// any more then: the log may be trimmed behind the position that is returned, and [`Snapshots::collect`] removes
+    /// all else, under the same condition. So everything of the slot has been sealed by this process.
+    ///
+    /// # Errors
+    /// As [`Snapshots::take`].
+    pub async fn take_anew(
+        &self,
+        slot: SlotId,
+        term: Term,
+        log: &dyn SlotLog,
+        store: &Arc<dyn WholeSlots>,
+    ) -> Result<Position, SnapshotError> {
+        let taken = self.take_as(slot, term, log, store, true).await?;
+        let state = self.slot(slot);
+        if state.known.lock().before.is_some() {
+            self.verify(slot, term).await?;
+            // Work on a slot is done in turns, and this is the owner's.
+            state.known.lock().before = None;
+        }
+        Ok(taken.position)
+    }
+
+    async fn take_as(
+        &self,
+        slot: SlotId,
+        term: Term,
+        log: &dyn SlotLog,
+        store: &Arc<dyn WholeSlots>,
+        anew: bool,
+    ) -> Result<Taken, SnapshotError> {
         let state = self.slot(slot);
         let turn = self.turn(&state).await;
         let store = store.clone();
@@ -118,11 +152,18 @@ impl Snapshots {
         let view = Arc::from(view);
         let options = &self.inner.options;
         let take = Take { snapshots: self, options, slot, term, log, view, turn };
-        if newest == applied || known.last.is_some() && !take.is_due(newest).await? {
-            return Ok(taken(&known, false));
-        }
+        let is_own =
+            |last: &Manifest| last.term == term && last.objects().all(|it| it.term == term);
+        let last = match anew {
+            true if known.last.as_deref().is_some_and(is_own) => return Ok(taken(&known, false)),
+            true => None,
+            false if newest == applied || known.last.is_some() && !take.is_due(newest).await? => {
+                return Ok(taken(&known, false));
+            }
+            false => known.last.as_deref(),
+        };
         let started = crate::clock::now();
-        let manifest = Arc::new(take.run(known.last.as_deref()).await?);
+        let manifest = Arc::new(take.run(last).await?);
         let (name, bytes) = manifest.encode()?;
         // Until it is certain, also when this future is dropped.
         let undecided = Undecided { name: name.clone(), bytes: bytes.clone(), manifest };

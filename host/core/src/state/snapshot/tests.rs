@@ -1,6 +1,7 @@
 //! Snapshots over a real store and real places for objects, with a log that trims and fails.
 #![allow(clippy::unwrap_used)]
 
+mod anew;
 mod cost;
 mod damage;
 mod places;

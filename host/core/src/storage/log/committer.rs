@@ -24,6 +24,8 @@ struct Commit {
     refused: Vec<(Answer, LogError)>,
     /// By slot: whether it has a batch in this commit.
     taken: Vec<bool>,
+    /// It is written even without batches.
+    marks: bool,
 }
 
 /// `runtime` is where those who wait for answers run, if there is one.
@@ -33,6 +35,7 @@ pub fn run(shared: &Shared, runtime: Option<&Handle>) {
         waiting: Vec::new(),
         refused: Vec::new(),
         taken: vec![false; usize::from(shared.engine.identity.slot_count)],
+        marks: false,
     };
     // What did not fit the commit before, in order of arrival.
     let mut held = VecDeque::new();
@@ -73,7 +76,7 @@ fn group_commit(
         commit.refused.drain(..).for_each(|(answer, why)| answer.give(Err(why)));
     }
     let batches = commit.waiting.len();
-    if batches == 0 {
+    if batches == 0 && !commit.marks {
         return 0;
     }
     let number = shared.tables.lock().last + 1;
@@ -156,6 +159,7 @@ impl Commit {
     fn fill(&mut self, tables: &Tables, held: &mut VecDeque<Request>) {
         small_first(held, limits::GROUP_COMMIT_BYTES_MAX);
         self.writer.start(tables.last + 1, tables.chain);
+        self.marks = false;
         for _ in 0..held.len() {
             let Some(request) = held.pop_front() else { break };
             let full = self.writer.len() >= limits::GROUP_COMMIT_BYTES_MAX;
@@ -181,6 +185,10 @@ impl Commit {
                 return;
             }
             Kind::Append { term, batch, .. } => (term, batch),
+            Kind::Mark => {
+                self.marks = true;
+                return;
+            }
             Kind::Claim { claimant } => match claim_batch(slot, state.term + 1, claimant) {
                 Ok(batch) => (state.term + 1, batch),
                 Err(why) => {
@@ -234,7 +242,7 @@ impl Request {
     fn bytes(&self) -> usize {
         match &self.kind {
             Kind::Append { batch, .. } => batch.len(),
-            Kind::Claim { .. } => 0,
+            Kind::Claim { .. } | Kind::Mark => 0,
         }
     }
 }

@@ -94,8 +94,16 @@ impl Drop for Answer {
 }
 
 enum Kind {
-    Append { term: Term, after: Position, batch: Bytes },
-    Claim { claimant: String },
+    Append {
+        term: Term,
+        after: Position,
+        batch: Bytes,
+    },
+    Claim {
+        claimant: String,
+    },
+    /// A record, if no batch makes one.
+    Mark,
 }
 
 /// What the log knows in memory. Rebuilt from the store when it opens.
@@ -197,6 +205,11 @@ impl Shared {
             tables.fence_wanted = true;
         }
         tables.droppable
+    }
+
+    /// Has a record written, empty if there is nothing else to write. Nobody waits for it.
+    pub fn mark(&self) {
+        self.push(0, Kind::Mark, Answer(None));
     }
 
     fn push(&self, slot: SlotId, kind: Kind, answer: Answer) {
