@@ -8,6 +8,10 @@ import { fileURLToPath } from "node:url";
 const slotd = process.env.SLOTD_URL ?? "http://127.0.0.1:7070";
 /** The backend's own token, which may mint others: `slotd token create`. It never leaves this process. */
 const secret = process.env.BACKEND_TOKEN;
+if (!secret) {
+  console.error("BACKEND_TOKEN is not set: BACKEND_TOKEN=$(slotd token create backend --allow mint,send,read,subscribe --on chat)");
+  process.exit(2);
+}
 const port = Number(process.env.PORT ?? 8080);
 /** The client library in one file. */
 const client = process.env.CLIENT_FILE ?? fileURLToPath(new URL("../../clients/ts/dist/slotd.js", import.meta.url));

@@ -1,14 +1,16 @@
-//! Reading files that a user names, with a size limit, and regular files only.
+//! Reading files that a user names, with a size limit, and regular files only; and replacing files durably.
 
 use crate::limits;
 use std::{
     fmt,
-    fs::{File, FileType},
-    io::{self, Read as _},
-    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
+    fs::{self, File, FileType, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::Path,
-    time::SystemTime,
+    pin::pin,
+    time::{Duration, SystemTime},
 };
+use tokio::sync::watch;
 
 /// Why a file was not read; behind the file's name it makes a sentence.
 #[derive(Debug)]
@@ -18,6 +20,7 @@ pub enum ReadError {
     NoFile(&'static str),
     /// The limit in bytes.
     TooLarge(u64),
+    NotText,
     Io(io::Error),
 }
 
@@ -27,6 +30,7 @@ impl fmt::Display for ReadError {
             Self::Missing => f.write_str("does not exist"),
             Self::NoFile(what) => write!(f, "is {what}, not a regular file"),
             Self::TooLarge(bytes_max) => write!(f, "is larger than {bytes_max} bytes"),
+            Self::NotText => f.write_str("is not UTF-8"),
             Self::Io(error) => write!(f, "can't be read: {error}"),
         }
     }
@@ -65,6 +69,31 @@ pub fn stamp(path: &Path) -> Stamp {
     Some((found.modified().ok()?, found.len(), found.ino()))
 }
 
+/// Looks again and again whether files have changed, until `ended`: `look` reads them where it may block, since they may be
+/// on a disk that hangs, and `then` gets what it has found. The first look is after `every`.
+pub async fn follow<T: Send + 'static, F: Future<Output = ()> + Send>(
+    every: Duration,
+    ended: impl Future<Output = ()> + Send,
+    look: impl Fn() -> T + Clone + Send + 'static,
+    mut then: impl FnMut(T) -> F + Send,
+) {
+    let mut ended = pin!(ended);
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = &mut ended => return,
+        }
+        if let Ok(found) = crate::task::blocking(look.clone()).await {
+            then(found).await;
+        }
+    }
+}
+
+/// When a node begins to stop.
+pub async fn stopped(mut stopping: watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+}
+
 /// A whole file, of at most so many bytes.
 ///
 /// # Errors
@@ -78,8 +107,16 @@ pub fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, ReadError> {
     if about.len() > bytes_max {
         return Err(ReadError::TooLarge(bytes_max));
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(about.len()).unwrap_or(0));
-    File::open(path)?.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
+    read_from(File::open(path)?, bytes_max)
+}
+
+/// All that there is, of at most so many bytes.
+///
+/// # Errors
+/// There is more, or it can't be read.
+pub fn read_from(from: impl io::Read, bytes_max: u64) -> Result<Vec<u8>, ReadError> {
+    let mut bytes = Vec::new();
+    from.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > bytes_max {
         true => Err(ReadError::TooLarge(bytes_max)),
         false => Ok(bytes),
@@ -92,13 +129,79 @@ pub fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, ReadError> {
 /// See [`ReadError`].
 pub fn read_text(path: &Path) -> Result<String, ReadError> {
     let bytes = read(path, limits::CONFIG_FILE_BYTES_MAX)?;
-    let no_text = |_| ReadError::Io(io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"));
-    String::from_utf8(bytes).map_err(no_text)
+    String::from_utf8(bytes).map_err(|_| ReadError::NotText)
+}
+
+/// Who may read a file that is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum For {
+    /// Its owner alone.
+    Owner,
+    /// All whom the umask lets.
+    All,
+}
+
+impl For {
+    fn mode(self) -> u32 {
+        match self {
+            Self::Owner => 0o600,
+            Self::All => 0o644,
+        }
+    }
+}
+
+/// Makes a file, or replaces it: whole or not at all, durably, and in one step for whoever reads it. What a crash leaves
+/// behind (`FILE.part`), the next call removes.
+pub fn replace(path: &Path, bytes: &[u8], readers: For) -> io::Result<()> {
+    let part = path.with_added_extension("part");
+    match fs::remove_file(&part) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    write_new(&part, bytes, readers)?;
+    fs::rename(&part, path)?;
+    sync_folder_of(path)
+}
+
+/// As [`replace`], of a file that must not be there. A crash may leave a part of it.
+pub fn create(path: &Path, bytes: &[u8], readers: For) -> io::Result<()> {
+    write_new(path, bytes, readers)?;
+    sync_folder_of(path)
+}
+
+fn write_new(path: &Path, bytes: &[u8], readers: For) -> io::Result<()> {
+    let mut open = OpenOptions::new();
+    let mut file = open.write(true).create_new(true).mode(readers.mode()).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A crash leaves the file as it was and a part of the next one, which must not stop the next try, nor be what others
+    /// read.
+    #[test]
+    fn a_file_is_replaced_whole_and_what_a_crash_left_is_no_hindrance() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("a.key");
+        fs::write(home.path().join("a.key.part"), b"hal").unwrap();
+        for (bytes, readers) in [(b"one", For::Owner), (b"two", For::Owner)] {
+            replace(&path, bytes, readers).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), bytes);
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        }
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+        let taken = create(&path, b"three", For::All).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+    }
 
     /// Without it, `slotd plugin check /dev/zero` fills the machine's memory.
     #[test]

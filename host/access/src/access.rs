@@ -7,7 +7,7 @@ use crate::{
     limits,
     minted::{self, MintingKey, Order},
     policy::{Issuer, KeySource, Policy},
-    refused::Refused,
+    refused::{Refused, RefusedKind},
     state::{Because, State, TokenTable},
     token::{Hash, Tokens, hash},
     verb::{Listener, On, Verb},
@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -35,6 +35,7 @@ struct Inner {
     /// Held by whoever replaces `state`.
     writing: Mutex<()>,
     minting: MintingKey,
+    withdrawn: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Access {
@@ -47,7 +48,14 @@ impl Access {
             epoch: AtomicU64::new(0),
             writing: Mutex::new(()),
             minting,
+            withdrawn: OnceLock::new(),
         }))
+    }
+
+    /// Calls this after an issuer's keys were withdrawn, when the epoch has gone up: whoever they have let in is to be
+    /// looked at again. Every other change is one of the caller's own. Only the first one counts.
+    pub fn on_withdrawn(&self, tell: impl Fn() + Send + Sync + 'static) {
+        let _ = self.0.withdrawn.set(Box::new(tell));
     }
 
     /// Replaces the policy. Keys of issuers that stay the same are kept. Raises the epoch.
@@ -115,9 +123,16 @@ impl Access {
         self.0.state.load().is_open(listener)
     }
 
+    /// What tells the static token of a listener from another one, for a log: it says nothing of the token itself. It is
+    /// the same on all nodes of a cluster, and after a restart.
+    pub fn fingerprint_of_static(&self, listener: Listener) -> Option<String> {
+        let state = self.0.state.load();
+        state.static_of(listener).map(|hash| self.0.minting.fingerprint(hash))
+    }
+
     /// Who shows nothing.
-    pub fn anyone(&self, _listener: Listener) -> Identity {
-        Identity::new(Kind::Anyone, None, self.0.state.load().epoch)
+    pub fn anyone(&self) -> Identity {
+        Identity::new(Kind::Anyone, None)
     }
 
     /// Who shows a certificate of this name, which TLS has checked.
@@ -129,7 +144,7 @@ impl Access {
         if !is_subject(name) {
             return Err(Refused::unauthorized("the certificate has no name that can be shown"));
         }
-        Ok(Identity::named(Kind::Certificate, &name.into(), self.0.state.load().epoch))
+        Ok(Identity::named(Kind::Certificate, &name.into()))
     }
 
     /// Who shows this token, if that can be said at once. `None`: a key of its issuer has to be fetched, for which
@@ -186,6 +201,26 @@ impl Access {
         on: On<'_>,
     ) -> Result<(), Refused> {
         self.0.state.load().decide(listener, identity, verb, on).map(drop)
+    }
+
+    /// As [`Access::identify`], for an operator who asks about the token of somebody: a refusal says what the token has
+    /// and what would be taken.
+    ///
+    /// # Errors
+    /// As [`Access::identify`].
+    pub async fn identify_aloud(
+        &self,
+        listener: Listener,
+        bearer: &[u8],
+        now_ms: u64,
+    ) -> Result<Identity, Refused> {
+        let identified = self.identify(listener, bearer, now_ms).await;
+        identified.map_err(|refused| match jwt::described(&self.policy(), bearer) {
+            Some(has) if refused.kind == RefusedKind::Unauthorized => {
+                Refused::unauthorized(format_args!("{refused}; {has}"))
+            }
+            _ => refused,
+        })
     }
 
     /// Why this identity may do this, or may not.
@@ -270,7 +305,10 @@ impl Access {
         });
         let of = match &by.kind {
             Kind::Token(name) => state.tokens.by_name(name).map(|token| token.fingerprint()),
-            Kind::Root => state.static_of(Listener::Api).map(minted::fingerprint),
+            Kind::Root => {
+                state.static_of(Listener::Api).map(|hash| self.0.minting.fingerprint(hash))
+            }
+            Kind::Issuer(_) => by.key.as_deref().map(str::to_owned),
             _ => None,
         };
         self.0.minting.mint(Order { by, of, scope, subject, claims, ttl, now_ms })
@@ -280,7 +318,7 @@ impl Access {
     /// it gives these, too.
     pub fn ruled_of_token(&self, name: &str) -> Vec<Verb> {
         let state = self.0.state.load();
-        let named = Identity::named(Kind::Token, &name.into(), state.epoch);
+        let named = Identity::named(Kind::Token, &name.into());
         let given = |verb: &Verb| state.policy.rules.iter().any(|rule| rule.gives(&named, *verb));
         Verb::ALL.into_iter().filter(|verb| verb.is_admin()).filter(given).collect()
     }
@@ -303,6 +341,9 @@ impl Access {
                 let (policy, tokens) = (Arc::clone(&before.policy), Arc::clone(&before.tokens));
                 State::new(before.epoch + 1, policy, tokens, before.statics(), before.never_open())
             });
+            if let Some(tell) = inner.withdrawn.get() {
+                tell();
+            }
         });
     }
 }
@@ -338,20 +379,20 @@ impl Inner {
         let state = self.state.load();
         let hash = hash(bearer);
         if state.is_static(listener, &hash) {
-            return Step::Done(Ok(Identity::new(Kind::Root, None, state.epoch)));
+            return Step::Done(Ok(Identity::new(Kind::Root, None)));
         }
         if let Some(token) = state.tokens.by_hash(&hash) {
             if token.is_expired(now_ms) {
                 return Step::Done(Err(Refused::expired()));
             }
-            let mut identity = Identity::named(Kind::Token, &token.name, state.epoch);
+            let mut identity = Identity::named(Kind::Token, &token.name);
             identity.expires_ms = token.expires_ms;
             return Step::Done(Ok(identity));
         }
         let unknown = || {
             // Whoever shows something of somebody else where nothing is asked for, as before there was a policy.
             Step::Done(match state.is_open(listener) {
-                true => Ok(Identity::new(Kind::Anyone, None, state.epoch)),
+                true => Ok(Identity::new(Kind::Anyone, None)),
                 false => Err(Refused::unauthorized("the token is not one that is valid here")),
             })
         };
@@ -360,7 +401,7 @@ impl Inner {
             return Step::Done(self.minted(&state, listener, bearer, now_ms));
         }
         match state.policy.issuers.iter().find(|it| it.issuer == issuer) {
-            Some(issuer) => jwt::check(issuer, bearer, now_ms, state.epoch, is_final),
+            Some(issuer) => jwt::check(issuer, bearer, now_ms, is_final),
             None => unknown(),
         }
     }
@@ -372,7 +413,7 @@ impl Inner {
         bearer: &[u8],
         now_ms: u64,
     ) -> Result<Identity, Refused> {
-        let minted = self.minting.read(bearer, now_ms, state.epoch)?;
+        let mut minted = self.minting.read(bearer, now_ms)?;
         if listener != Listener::Api {
             return Err(Refused::unauthorized("a token for a session is for the API only"));
         }
@@ -380,7 +421,7 @@ impl Inner {
             return Err(Refused::unauthorized("the token is for nothing"));
         };
         let on = On::Session(&scope.service, &scope.session);
-        state.check_minter(&minted.by, minted.of.as_deref(), on, now_ms)?;
+        minted.identity.given = state.given_by(&minted, on, now_ms, &self.minting)?;
         Ok(minted.identity)
     }
 }

@@ -32,6 +32,16 @@ impl Claim {
         })
     }
 
+    /// As [`Claim::of`] reads it.
+    pub(crate) fn value(&self) -> Value {
+        match self {
+            Self::Text(text) => text.as_str().into(),
+            Self::Number(number) => number.clone().into(),
+            Self::Boolean(is) => (*is).into(),
+            Self::List(texts) => texts.as_slice().into(),
+        }
+    }
+
     /// As handlers see it: a list is joined by commas.
     pub(crate) fn text(&self) -> String {
         match self {

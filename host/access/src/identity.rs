@@ -4,7 +4,7 @@ use crate::{
     claim::{Claim, Claims},
     limits,
     refused::Refused,
-    verb::Verb,
+    verb::{Verb, Verbs},
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, sync::Arc};
@@ -23,8 +23,10 @@ pub struct Identity {
     pub expires_ms: Option<u64>,
     /// Of a minted token: all that it may do.
     pub scope: Option<Arc<Scope>>,
-    /// Of the [`Access`](crate::Access) when it was made.
-    pub epoch: u64,
+    /// Of a minted token: what its minter could give on its session in this epoch, whatever its scope has.
+    pub(crate) given: Verbs,
+    /// The key of its issuer that has signed for it.
+    pub(crate) key: Option<Box<str>>,
     /// The claims by their types: a text with a comma is no list.
     pub(crate) typed: Arc<Claims>,
 }
@@ -75,20 +77,21 @@ pub struct Scope {
 }
 
 impl Identity {
-    pub(crate) fn new(kind: Kind, subject: Option<&str>, epoch: u64) -> Self {
+    pub(crate) fn new(kind: Kind, subject: Option<&str>) -> Self {
         Self {
             kind,
             subject: subject.map(Arc::from),
             claims: Arc::default(),
             expires_ms: None,
             scope: None,
-            epoch,
+            given: Verbs::default(),
+            key: None,
             typed: Arc::default(),
         }
     }
 
-    pub(crate) fn named(kind: fn(Arc<str>) -> Kind, name: &Arc<str>, epoch: u64) -> Self {
-        let mut identity = Self::new(kind(Arc::clone(name)), None, epoch);
+    pub(crate) fn named(kind: fn(Arc<str>) -> Kind, name: &Arc<str>) -> Self {
+        let mut identity = Self::new(kind(Arc::clone(name)), None);
         identity.subject = Some(Arc::clone(name));
         identity
     }
@@ -111,15 +114,15 @@ impl Identity {
     ) -> Result<Self, Refused> {
         let claims = crate::claim::given(claims).map_err(Refused::forbidden)?;
         let identity = match (text, text.split_once(':')) {
-            ("anyone", _) => Self::new(Kind::Anyone, None, 0),
-            ("root", _) => Self::new(Kind::Root, None, 0),
+            ("anyone", _) => Self::new(Kind::Anyone, None),
+            ("root", _) => Self::new(Kind::Root, None),
             (_, Some((kind, subject))) if is_subject(subject) => {
                 let name: Arc<str> = subject.into();
                 match kind {
-                    "token" => Self::named(Kind::Token, &name, 0),
-                    "certificate" => Self::named(Kind::Certificate, &name, 0),
+                    "token" => Self::named(Kind::Token, &name),
+                    "certificate" => Self::named(Kind::Certificate, &name),
                     kind if is_name(kind) && !RESERVED.contains(&kind) => {
-                        Self::new(Kind::Issuer(kind.into()), Some(subject), 0)
+                        Self::new(Kind::Issuer(kind.into()), Some(subject))
                     }
                     _ => {
                         return Err(Refused::forbidden(

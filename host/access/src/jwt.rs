@@ -4,8 +4,8 @@ use crate::{
     claim::{self, Claim, Claims},
     identity::{Identity, Kind, is_subject},
     keys::{KeySet, Remote},
-    limits,
-    policy::{Issuer, KeySource},
+    limits, minted,
+    policy::{Issuer, KeySource, Policy},
     refused::Refused,
 };
 use jsonwebtoken::{DecodingKey, Header, Validation, dangerous, errors::ErrorKind};
@@ -41,20 +41,15 @@ struct Token<'t> {
 
 /// Whether a key was found, and what it says.
 enum Checked {
-    Valid(Payload),
+    /// By the key of this fingerprint.
+    Valid(Payload, Box<str>),
     /// No key of the set is the token's.
     NoKey,
     Wrong(Refused),
 }
 
 /// Checks a token of this issuer. `is_final`: keys have been fetched for it just now.
-pub(crate) fn check(
-    issuer: &Issuer,
-    token: &[u8],
-    now_ms: u64,
-    epoch: u64,
-    is_final: bool,
-) -> Step {
+pub(crate) fn check(issuer: &Issuer, token: &[u8], now_ms: u64, is_final: bool) -> Step {
     let token = match Token::read(issuer, token) {
         Ok(token) => token,
         Err(refused) => return Step::Done(Err(refused)),
@@ -88,7 +83,10 @@ pub(crate) fn check(
         }
     };
     Step::Done(match checked {
-        Checked::Valid(payload) => payload.identity(issuer, now_ms, epoch),
+        Checked::Valid(payload, key) => payload.identity(issuer, now_ms).map(|mut identity| {
+            identity.key = Some(key);
+            identity
+        }),
         Checked::NoKey => Err(unknown()),
         Checked::Wrong(refused) => Err(refused),
     })
@@ -118,8 +116,8 @@ impl<'t> Token<'t> {
         let mut is_tried = false;
         for key in set.of(id, self.header.alg) {
             is_tried = true;
-            match self.decode(key) {
-                Ok(payload) => return Checked::Valid(payload),
+            match self.decode(&key.key) {
+                Ok(payload) => return Checked::Valid(payload, key.fingerprint.clone()),
                 Err(error) if matches!(error.kind(), ErrorKind::Json(_)) => {
                     let what = "the token's claims are not ones: an object, without duplicates, and with times in numbers";
                     return Checked::Wrong(Refused::unauthorized(what));
@@ -173,7 +171,7 @@ impl<'de> Deserialize<'de> for Payload {
 }
 
 impl Payload {
-    fn identity(mut self, issuer: &Issuer, now_ms: u64, epoch: u64) -> Result<Identity, Refused> {
+    fn identity(self, issuer: &Issuer, now_ms: u64) -> Result<Identity, Refused> {
         let wrong = |what: fmt::Arguments<'_>| Refused::unauthorized(what);
         if self.text("iss")? != Some(&issuer.issuer) {
             return Err(wrong(format_args!("the token is of another issuer")));
@@ -193,25 +191,43 @@ impl Payload {
                 return Err(wrong(format_args!("the token is not valid yet by its `{claim}`")));
             }
         }
-        let subject = self.text("sub")?.filter(|subject| is_subject(subject)).map(str::to_owned);
-        let Some(subject) = subject else {
+        let from = &*issuer.subject;
+        // Anybody can register an address that is not his.
+        let is_doubted =
+            from == "email" && self.0.get("email_verified").is_some_and(|it| *it != true);
+        if is_doubted {
+            return Err(wrong(format_args!("the token's `email` is not verified")));
+        }
+        let Some(subject) = self.claim(from).and_then(Value::as_str).filter(|it| is_subject(it))
+        else {
             let max = limits::SUBJECT_BYTES_MAX;
             let what = format_args!(
-                "the token has no `sub` of 1 to {max} bytes without control characters"
+                "the token has no `{from}` of 1 to {max} bytes without control characters"
             );
             return Err(wrong(what));
         };
+        let subject = subject.to_owned();
         let mut claims = Claims::new();
         for name in &issuer.claims {
-            if let Some(claim) = self.0.remove(name).and_then(Claim::of) {
+            if let Some(claim) = self.claim(name).cloned().and_then(Claim::of) {
                 claims.insert(name.clone(), claim);
             }
         }
         claim::check(&claims).map_err(Refused::unauthorized)?;
         let kind = Kind::Issuer(Arc::clone(&issuer.name));
-        let mut identity = Identity::new(kind, Some(&subject), epoch).with_claims(claims);
+        let mut identity = Identity::new(kind, Some(&subject)).with_claims(claims);
         identity.expires_ms = Some(expires_ms);
         Ok(identity)
+    }
+
+    /// A claim by its name, or by the names on the way to it, between dots: names of claims may have dots themselves.
+    fn claim(&self, name: &str) -> Option<&Value> {
+        if let Some(value) = self.0.get(name) {
+            return Some(value);
+        }
+        let mut parts = name.split('.');
+        let first = self.0.get(parts.next()?)?;
+        parts.try_fold(first, |value, part| value.as_object()?.get(part))
     }
 
     fn text(&self, name: &str) -> Result<Option<&str>, Refused> {
@@ -249,5 +265,54 @@ impl Payload {
                 Err(Refused::unauthorized("the token's `aud` is not a text or a list of texts"))
             }
         }
+    }
+}
+
+/// What a token says of itself, and what its issuer's table takes: for an operator who asks why it is refused. Nothing of
+/// it is checked. `None`: it is no JWT.
+pub(crate) fn described(policy: &Policy, token: &[u8]) -> Option<String> {
+    let header = jsonwebtoken::decode_header(token);
+    let Payload(claims) = dangerous::insecure_decode_claims(token).ok()?;
+    let shown = |name: &str| claims.get(name).map_or_else(|| "none".to_owned(), short);
+    let (alg, kid) = match &header {
+        Ok(header) => (format!("{:?}", header.alg), header.kid.clone()),
+        Err(_) => ("one that is not known".to_owned(), None),
+    };
+    let kid = kid.map_or_else(|| "none".to_owned(), |kid| short(&kid.into()));
+    let (iss, aud) = (shown("iss"), shown("aud"));
+    let has = format!("it has `iss` {iss}, `aud` {aud}, `alg` {alg}, `kid` {kid}");
+    if claims.get("iss").and_then(Value::as_str) == Some(minted::ISSUER) {
+        return Some(has);
+    }
+    let is_it = |it: &&Arc<Issuer>| claims.get("iss").and_then(Value::as_str) == Some(&it.issuer);
+    let Some(issuer) = policy.issuers.iter().find(is_it) else {
+        let known: Vec<_> = policy.issuers.iter().map(|it| it.issuer.as_str()).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        return Some(format!("{has}; the policy has the issuers: {known}"));
+    };
+    let keys = match &issuer.keys {
+        KeySource::File(set) => names(set),
+        KeySource::Url(remote) => {
+            remote.known().map_or_else(|| "not fetched".to_owned(), |it| names(&it))
+        }
+    };
+    let algorithms: Vec<_> = issuer.algorithms.iter().map(|it| format!("{it:?}")).collect();
+    let (name, audience, algorithms) =
+        (&issuer.name, issuer.audience.join(", "), algorithms.join(", "));
+    Some(format!(
+        "{has}; the issuer {name} takes the audiences {audience}, the algorithms {algorithms}, and its keys are: {keys}"
+    ))
+}
+
+fn names(set: &KeySet) -> String {
+    set.names().collect::<Vec<_>>().join(", ")
+}
+
+/// A claim for a person.
+fn short(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(limits::CLAIM_SHOWN_CHARS) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
     }
 }

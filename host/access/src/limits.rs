@@ -79,6 +79,8 @@ pub const KEYS_KEPT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 pub const KEYS_KEPT_DEFAULT: Duration = Duration::from_secs(10 * 60);
 /// From one fetch of an issuer's keys to the next: tokens of unknown keys, which anybody can send, ask for no more.
 pub const KEYS_FETCH_PAUSE: Duration = Duration::from_secs(10);
+/// Characters of a claim that an explanation shows: enough to see what is wrong with a URL or a list.
+pub const CLAIM_SHOWN_CHARS: usize = 200;
 /// How far the time of a request may be before that of a fetch until the clock counts as set back. It is that of another
 /// thread, which may have been paused.
 pub const CLOCK_BACK_MAX: Duration = Duration::from_secs(60);

@@ -10,7 +10,7 @@ use crate::{
 };
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use ring::{
-    hkdf,
+    digest, hkdf, hmac,
     rand::{SecureRandom as _, SystemRandom},
 };
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,8 @@ pub(crate) const ISSUER: &str = "slotd";
 pub struct MintingKey {
     sign: EncodingKey,
     verify: DecodingKey,
+    /// For fingerprints of tokens that operators have chosen, which might be guessed by a plain hash.
+    tie: hmac::Key,
     audience: String,
 }
 
@@ -39,7 +41,10 @@ impl MintingKey {
         }
         let verify = DecodingKey::from_secret(key).map_err(|_| NoKey)?;
         let sign = EncodingKey::from_secret(key).map_err(|_| NoKey)?;
-        Ok(Self { sign, verify, audience: audience.into() })
+        let tie =
+            digest::digest(&digest::SHA256, &[b"slotd fingerprints\n".as_slice(), key].concat());
+        let tie = hmac::Key::new(hmac::HMAC_SHA256, tie.as_ref());
+        Ok(Self { sign, verify, tie, audience: audience.into() })
     }
 
     /// Of a cluster's secret: all of its nodes have the same, and nobody learns the secret from it.
@@ -57,6 +62,12 @@ impl MintingKey {
             .and_then(|made| made.fill(&mut key))
             .map_err(|_| NoKey)?;
         Self::new(&key, audience)
+    }
+
+    /// What tells one static token from another one, and nothing to who has not this key: browsers see what is in the
+    /// tokens that they get.
+    pub(crate) fn fingerprint(&self, of: &Hash) -> String {
+        crate::token::hex(&hmac::sign(&self.tie, of).as_ref()[..8])
     }
 
     /// 32 random bytes, for [`MintingKey::new`].
@@ -102,13 +113,19 @@ struct Grant {
     /// Which token of this name: one that is created again is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     of: Option<String>,
+    /// Claims of the minter that the token itself does not have: rules look at them again whenever it is shown.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    minter: Map<String, Value>,
 }
 
 /// A minted token that is of this cluster, not altered and not expired.
 pub(crate) struct Minted {
     pub(crate) identity: Identity,
+    /// Who minted it, as an identity is displayed.
     pub(crate) by: Arc<str>,
     pub(crate) of: Option<String>,
+    /// What the minter's issuer said of him when he minted it.
+    pub(crate) by_claims: Claims,
 }
 
 /// A part of a token's hash: enough to tell tokens apart.
@@ -154,7 +171,7 @@ impl MintingKey {
             sub: subject.map(str::to_owned),
             iat: now_ms / 1000,
             exp,
-            slotd: Grant { scope, by: by.to_string(), of },
+            slotd: Grant { scope, by: by.to_string(), of, minter: beyond(by, claims) },
             claims: claims.clone(),
         };
         let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &payload, &self.sign)
@@ -167,7 +184,7 @@ impl MintingKey {
 
     /// # Errors
     /// If it is not of this cluster, was altered, or has expired.
-    pub(crate) fn read(&self, token: &[u8], now_ms: u64, epoch: u64) -> Result<Minted, Refused> {
+    pub(crate) fn read(&self, token: &[u8], now_ms: u64) -> Result<Minted, Refused> {
         let mut validation = Validation::new(Algorithm::HS256);
         // Looked at below, by the caller's clock.
         validation.validate_exp = false;
@@ -190,11 +207,19 @@ impl MintingKey {
             return Err(wrong());
         }
         let claims: Claims = claim::given(&payload.claims).map_err(|_| wrong())?;
+        let mut by_claims = claim::given(&payload.slotd.minter).map_err(|_| wrong())?;
+        by_claims.extend(claims.clone());
         let by: Arc<str> = payload.slotd.by.into();
         let kind = Kind::Minted { by: Arc::clone(&by) };
-        let mut identity = Identity::new(kind, payload.sub.as_deref(), epoch).with_claims(claims);
+        let mut identity = Identity::new(kind, payload.sub.as_deref()).with_claims(claims);
         identity.expires_ms = Some(expires_ms);
         identity.scope = Some(Arc::new(payload.slotd.scope));
-        Ok(Minted { identity, by, of: payload.slotd.of })
+        Ok(Minted { identity, by, of: payload.slotd.of, by_claims })
     }
+}
+
+/// The claims of a minter that the token does not have. Whoever says claims as he likes has none of his own.
+fn beyond(by: &Identity, claims: &Map<String, Value>) -> Map<String, Value> {
+    let own = by.typed.iter().filter(|(name, _)| !claims.contains_key(*name));
+    own.map(|(name, claim)| (name.clone(), claim.value())).collect()
 }

@@ -2,11 +2,12 @@
 
 use crate::{
     identity::{Identity, Kind},
-    limits, minted,
-    policy::{Policy, Unmatched, covers, joined},
+    limits,
+    minted::{self, Minted, MintingKey},
+    policy::{Issuer, Policy, Unmatched, covers, joined},
     refused::Refused,
     token::{CompiledGrant, Hash, NamedToken, Tokens},
-    verb::{Listener, On, Verb},
+    verb::{Listener, On, Verb, Verbs},
 };
 use std::{collections::HashMap, fmt, sync::Arc};
 use subtle::ConstantTimeEq as _;
@@ -244,40 +245,60 @@ impl State {
         all
     }
 
-    /// What a minted token is tied to besides its own end.
-    pub(crate) fn check_minter(
+    /// What whoever minted a token may give on its session now: his rights are decided anew, as if he minted it again.
+    ///
+    /// # Errors
+    /// He may not mint there any more, or his own token has ended.
+    pub(crate) fn given_by(
         &self,
-        by: &str,
-        of: Option<&str>,
-        scope: On<'_>,
+        minted: &Minted,
+        on: On<'_>,
         now_ms: u64,
-    ) -> Result<(), Refused> {
+        key: &MintingKey,
+    ) -> Result<Verbs, Refused> {
         let ended = || Refused::unauthorized("whoever minted the token has no longer the right to");
-        match by.split_once(':') {
-            Some(("token", name)) => {
-                let token = self.tokens.by_name(name).ok_or_else(ended)?;
-                if of != Some(&token.fingerprint()) {
-                    return Err(ended());
-                }
-                if token.is_expired(now_ms) {
-                    return Err(Refused::expired());
-                }
-                Ok(())
-            }
-            None if by == "root" => match self.static_of(Listener::Api) {
-                Some(hash) if of == Some(&minted::fingerprint(hash)) => Ok(()),
-                // The listener was open and still is.
-                None if of.is_none() && self.is_open(Listener::Api) => Ok(()),
-                _ => Err(ended()),
-            },
-            None if by == "anyone" => {
-                let anyone = Identity::new(Kind::Anyone, None, self.epoch);
-                let may = self.decide(Listener::Api, &anyone, Verb::Mint, scope);
-                may.map(drop).map_err(|_| ended())
-            }
-            Some((issuer, _)) if self.policy.issuers.iter().any(|it| *it.name == *issuer) => Ok(()),
-            _ => Err(ended()),
+        let minter = self.minter(minted, now_ms, key)?.ok_or_else(ended)?;
+        let may = |verb: &Verb| self.decide(Listener::Api, &minter, *verb, on).is_ok();
+        match may(&Verb::Mint) {
+            true => Ok(Verb::ALL.into_iter().filter(may).collect()),
+            false => Err(ended()),
         }
+    }
+
+    /// Whoever minted a token, if he is still there.
+    fn minter(
+        &self,
+        minted: &Minted,
+        now_ms: u64,
+        key: &MintingKey,
+    ) -> Result<Option<Identity>, Refused> {
+        let (by, of) = (&*minted.by, minted.of.as_deref());
+        Ok(match by.split_once(':') {
+            Some(("token", name)) => match self.tokens.by_name(name) {
+                // Created again with the same name, it is another token.
+                Some(token) if of != Some(&token.fingerprint()) => None,
+                Some(token) if token.is_expired(now_ms) => return Err(Refused::expired()),
+                Some(token) => Some(Identity::named(Kind::Token, &token.name)),
+                None => None,
+            },
+            Some((issuer, subject)) => {
+                let mut issuers = self.policy.issuers.iter();
+                // A key that was withdrawn has let him in: then so has what he has minted.
+                let is_signed = |it: &&Arc<Issuer>| of.is_none_or(|key| it.may_have(key, now_ms));
+                issuers.find(|it| *it.name == *issuer).filter(is_signed).map(|issuer| {
+                    let kind = Kind::Issuer(Arc::clone(&issuer.name));
+                    Identity::new(kind, Some(subject)).with_claims(minted.by_claims.clone())
+                })
+            }
+            None if by == "root" => {
+                let is_same = self
+                    .static_of(Listener::Api)
+                    .is_some_and(|hash| of == Some(&key.fingerprint(hash)));
+                is_same.then(|| Identity::new(Kind::Root, None))
+            }
+            None if by == "anyone" => Some(Identity::new(Kind::Anyone, None)),
+            None => None,
+        })
     }
 }
 
@@ -289,12 +310,19 @@ fn in_scope(identity: &Identity, verb: Verb, on: On<'_>) -> bool {
     let Some(scope) = &identity.scope else { return false };
     let is_it = on == On::Session(&scope.service, &scope.session);
     // A minted token mints nothing: its own would outlive it.
-    is_it && verb != Verb::Mint && scope.verbs.contains(&verb)
+    is_it && verb != Verb::Mint && scope.verbs.contains(&verb) && identity.given.has(verb)
 }
 
 fn refusal(identity: &Identity, verb: Verb, on: On<'_>) -> Refused {
-    match identity.kind {
+    let is_lost = || {
+        let mut verbs = identity.scope.iter().flat_map(|scope| &scope.verbs);
+        verbs.any(|it| *it == verb) && !identity.given.has(verb)
+    };
+    match &identity.kind {
         Kind::Anyone => Refused::unauthorized("a token is needed for this"),
+        Kind::Minted { by } if is_lost() => Refused::forbidden(format_args!(
+            "{identity} may not {verb} on {on}: {by}, who minted its token, may not give it any more"
+        )),
         _ => Refused::forbidden(format_args!("{identity} may not {verb} on {on}")),
     }
 }

@@ -52,6 +52,16 @@ impl Client {
         (&self.kind, &self.subject) == (&other.kind, &other.subject)
     }
 
+    /// What tells it from others in the keys of rows. It is on disks.
+    pub(crate) fn scope(&self) -> u128 {
+        let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
+        hasher.update(self.kind.as_bytes());
+        // What is nobody in particular has no subject, and an empty one is another.
+        hasher.update(&[0, u8::from(self.subject.is_some())]);
+        hasher.update(self.subject.as_deref().unwrap_or_default().as_bytes());
+        hasher.digest128()
+    }
+
     /// Of all of its texts.
     pub fn bytes(&self) -> usize {
         let claims = self.claims.iter().map(|(name, value)| name.len() + value.len());
@@ -80,6 +90,22 @@ mod tests {
         let claims = claims.iter().map(|(name, value)| ((*name).into(), (*value).into()));
         let subject = Some(subject.into());
         Client { kind: "token".into(), subject, claims: claims.collect() }
+    }
+
+    /// With another number after an update, a repeat would be applied again.
+    #[test]
+    fn the_scope_of_an_identity_stays_as_it_is_on_disks() {
+        let scope = |kind: &str, subject: Option<&str>| {
+            let subject = subject.map(Into::into);
+            format!("{:032x}", Client { kind: kind.into(), subject, claims: vec![] }.scope())
+        };
+        assert_eq!(scope("accounts", Some("ann")), "0a12932c2e527e290bb3604fc703930d");
+        assert_eq!(scope("root", None), "8d65563146ad405059a822e467aa065f");
+        assert_ne!(scope("root", None), scope("root", Some("")));
+        assert_ne!(scope("a", Some("nn")), scope("an", Some("n")));
+        let claims = vec![("role".into(), "staff".into())];
+        let ann = Client { claims, ..client("ann", &[]) };
+        assert_eq!(ann.scope(), client("ann", &[]).scope(), "claims change with each token");
     }
 
     /// What is kept with each message has to be bounded, whoever has made the identity.

@@ -26,7 +26,10 @@ pub struct Decider {
 
 impl Decider {
     pub fn new(access: Access, tell: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { access, quota: Quota::default(), tell: Arc::new(tell) }
+        let tell: Arc<dyn Fn() + Send + Sync> = Arc::new(tell);
+        let withdrawn = Arc::clone(&tell);
+        access.on_withdrawn(move || withdrawn());
+        Self { access, quota: Quota::default(), tell }
     }
     #[must_use]
     pub fn with_quota(self, quota: Quota) -> Self {
@@ -79,23 +82,14 @@ pub fn static_token(secret: &str) -> Result<Hash, String> {
 
 /// As it is stored on a lone node's disk.
 mod file {
-    use std::{
-        fs,
-        io::{self, Write as _},
-        os::unix::fs::DirBuilderExt as _,
-        path::Path,
-    };
+    use crate::files::{self, For};
+    use std::{fs, io, os::unix::fs::DirBuilderExt as _, path::Path};
 
-    /// Replaces a file, whole or not at all, durably. Only the node's own user can read it.
+    /// Replaces a file, in a folder that is made if it is not there. Only the node's own user can read either.
     pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         let folder = path.parent().unwrap_or(Path::new("."));
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        // Of mode 0600.
-        let mut new = tempfile::NamedTempFile::new_in(folder)?;
-        new.write_all(bytes)?;
-        new.as_file().sync_all()?;
-        new.persist(path).map_err(|error| error.error)?;
-        fs::File::open(folder)?.sync_all()
+        files::replace(path, bytes, For::Owner)
     }
 }
 

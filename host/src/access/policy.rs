@@ -98,6 +98,11 @@ impl PolicyFile {
         Ok((self.digest.lock().replace(digest), digest))
     }
 
+    /// Of the text of the policy in force.
+    pub fn digest(&self) -> Option<Digest> {
+        *self.digest.lock()
+    }
+
     fn has_changed(&self) -> bool {
         self.seen.lock().iter().any(|(path, before)| stamp(path) != *before)
     }
@@ -127,22 +132,17 @@ impl PolicyFile {
     }
 
     /// Reads it again whenever it has changed.
-    pub async fn follow(self: Arc<Self>, audit: Audit, mut stopping: watch::Receiver<bool>) {
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(limits::POLICY_LOOK) => {}
-                _ = stopping.wait_for(|stopping| *stopping) => return,
+    pub async fn follow(self: Arc<Self>, audit: Audit, stopping: watch::Receiver<bool>) {
+        let look = move || self.has_changed().then(|| self.reload()).flatten();
+        files::follow(limits::POLICY_LOOK, files::stopped(stopping), look, |change| {
+            let audit = audit.clone();
+            async move {
+                if let Some(change) = change {
+                    audit.note(change).await;
+                }
             }
-            let this = self.clone();
-            // The file may be on a disk that hangs.
-            let looked = crate::task::blocking(move || match this.has_changed() {
-                true => this.reload(),
-                false => None,
-            });
-            if let Ok(Some(change)) = looked.await {
-                audit.note(change).await;
-            }
-        }
+        })
+        .await;
     }
 }
 

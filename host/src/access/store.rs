@@ -4,7 +4,7 @@
 use super::{Decider, FOLDER, file};
 use crate::{
     error::{Code, Error},
-    files,
+    files, limits,
     registry::Registry,
     task,
 };
@@ -20,8 +20,6 @@ use std::{
 const FILE: &str = "tokens.json";
 /// The form of the file.
 const FORMAT: u32 = 1;
-/// A thousand tokens, with room: a larger file is some other one.
-const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// The named tokens. Cheap to clone.
 #[derive(Clone)]
@@ -164,7 +162,7 @@ impl TokenStore {
         let stored = Stored { format: FORMAT, value: &next };
         let written = serde_json::to_vec_pretty(&stored).map_err(std::io::Error::other);
         // Else the next start could not read it.
-        if written.as_ref().is_ok_and(|bytes| bytes.len() as u64 > FILE_BYTES_MAX) {
+        if written.as_ref().is_ok_and(|bytes| bytes.len() as u64 > limits::TOKENS_FILE_BYTES_MAX) {
             return Err(Error::new(
                 Code::LimitReached,
                 "the tokens would be too large to be kept: revoke some, or give this one fewer patterns",
@@ -195,7 +193,7 @@ pub fn file_in(data_dir: &Path) -> PathBuf {
 /// A sentence.
 pub fn read(path: &Path) -> Result<Tokens, String> {
     let shown = path.display();
-    let bytes = match files::read(path, FILE_BYTES_MAX) {
+    let bytes = match files::read(path, limits::TOKENS_FILE_BYTES_MAX) {
         Ok(bytes) => bytes,
         Err(files::ReadError::Missing) => return Ok(Tokens::default()),
         Err(error) => return Err(format!("{shown} {error}")),

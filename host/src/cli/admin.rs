@@ -294,7 +294,7 @@ pub async fn deployments(args: AdminService, json: bool) -> Result<(), CliError>
         let switched = &answer["switched"];
         let mut state = Vec::new();
         if is("current") {
-            state.push(match (switched["at_ms"].as_u64(), switched["by"].as_str()) {
+            state.push(match (switched["at_ms"].as_u64(), author(switched)) {
                 (None, _) => "current".to_owned(),
                 (Some(at), None) => format!("current since {}", format_time(at)),
                 (Some(at), Some(by)) => format!("current since {} by {by}", format_time(at)),
@@ -316,7 +316,7 @@ pub async fn deployments(args: AdminService, json: bool) -> Result<(), CliError>
             text(line, "deployment"),
             text(line, "label"),
             time(line, "deployed_ms"),
-            text(line, "by"),
+            author(line).unwrap_or_else(|| "-".into()),
             text(line, "sessions"),
             text(line, "pinned"),
             state.join(", "),
@@ -486,4 +486,33 @@ pub async fn ring(args: AdminOnly, json: bool) -> Result<(), CliError> {
         table.row([text(node, "node"), text(node, "slots"), cut.unwrap_or(ranges)]);
     }
     output::print(&table.render())
+}
+
+/// Who made a change: as it was shown, and in quotes what the request said, which nobody has checked.
+fn author(of: &Value) -> Option<String> {
+    match (of["identity"].as_str(), of["by"].as_str()) {
+        (None, None) => None,
+        (Some(identity), None) => Some(identity.to_owned()),
+        (None, Some(said)) => Some(format!("{said:?}")),
+        (Some(identity), Some(said)) => Some(format!("{identity} {said:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Whoever says that he is the pipeline's token must not look like it.
+    #[test]
+    fn what_a_request_says_is_shown_as_such() {
+        for (of, expected) in [
+            (json!({}), None),
+            (json!({"by": "token:ci"}), Some(r#""token:ci""#)),
+            (json!({"identity": "token:ci"}), Some("token:ci")),
+            (json!({"identity": "root", "by": "ann"}), Some(r#"root "ann""#)),
+        ] {
+            assert_eq!(author(&of).as_deref(), expected, "{of}");
+        }
+    }
 }

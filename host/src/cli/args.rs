@@ -164,7 +164,7 @@ pub enum Cmd {
     /// Explain who may do what
     #[command(subcommand)]
     Auth(AuthCmd),
-    /// Make certificates with which the nodes of a cluster authenticate each other
+    /// Make certificates of listeners, of their clients, and of a cluster's nodes
     #[command(subcommand)]
     Tls(TlsCmd),
     /// Make keys to seal data with, and see which are needed

@@ -8,6 +8,7 @@ use super::{
     reload::{AccessParts, Certificates},
     serve::{Running, StartError},
     serving::Serving,
+    started,
 };
 use crate::{
     access::{self, Decider, PolicyFile, TokenStore},
@@ -128,8 +129,9 @@ async fn assemble(
     let node = node.map_err(|e| StartError::Damaged(e.to_string()))?;
 
     buffers::shared().set_limit(config.buffers_bytes);
-    let http = http_options(config, &descriptors, &access_parts.decider, tokens, quota);
     let audit = node.audit().clone();
+    started::note(&audit, config, &access_parts, &tokens).await;
+    let http = http_options(config, &descriptors, &access_parts.decider, tokens, quota);
     if let Some(policy) = access_parts.policy.clone() {
         let access = access_parts.decider.access().clone();
         node.set_deploy_keys(Arc::new(move |service| {
@@ -455,6 +457,7 @@ fn http_options(
         tokens,
         notify: config.notify.as_deref().map(Notifiers::parse).unwrap_or_default(),
         quota,
+        client_certificates: config.admin.tls_client_authority.is_some(),
     }
 }
 

@@ -30,6 +30,7 @@ mod sessions;
 mod signals;
 mod signing;
 mod sse;
+mod started;
 mod tail;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,9 @@
 //! Signing components and checking signatures.
 
-use super::{admin::read_component, exit::CliError, output, tls::write};
+use super::{admin::read_component, exit::CliError, output};
 use crate::{
-    files, limits,
+    files::{self, For, create, replace},
+    limits,
     signing::{self, Component, PublicKey},
 };
 use serde_json::json;
@@ -37,8 +38,10 @@ pub fn keygen(out: &Path, json: bool) -> Result<(), CliError> {
         }
     }
     let (private, public) = signing::generate().map_err(CliError::failure)?;
-    write(&private_file, &private, true).map_err(|e| at(&private_file)(e.to_string()))?;
-    write(&public_file, &public.to_pem(), false).map_err(|e| at(&public_file)(e.to_string()))?;
+    create(&private_file, private.as_bytes(), For::Owner)
+        .map_err(|e| at(&private_file)(e.to_string()))?;
+    create(&public_file, public.to_pem().as_bytes(), For::All)
+        .map_err(|e| at(&public_file)(e.to_string()))?;
     if json {
         let files = [&private_file, &public_file].map(|file| file.display().to_string());
         let [private, file] = files;
@@ -58,10 +61,7 @@ pub fn sign(file: &Path, key: &Path, json: bool) -> Result<(), CliError> {
     let (signature, public) = signing::sign(&private, &component).map_err(at(key))?;
     let out = with(file, signing::EXTENSION);
     // In place of one of a component that was built before.
-    let part = with(&out, ".part");
-    std::fs::write(&part, signature.to_line())
-        .and_then(|()| std::fs::rename(&part, &out))
-        .map_err(|e| at(&out)(e.to_string()))?;
+    replace(&out, signature.to_line().as_bytes(), For::All).map_err(|e| at(&out)(e.to_string()))?;
     match json {
         true => output::line(
             &json!({"signature": out.display().to_string(), "key": public.to_string()}).to_string(),

@@ -58,7 +58,7 @@ fn serve_takes_every_key_as_a_flag() {
         serve.config.flags.iter().map(|(k, v)| (*k, v.as_str())).collect();
     assert_eq!(flags, [("node", "-x"), ("slot_count", "64"), ("insecure", "true")]);
     let help = Cli::command().find_subcommand_mut("serve").unwrap().render_long_help().to_string();
-    for key in crate::config::keys::KEYS {
+    for key in crate::config::keys::KEYS.iter() {
         assert!(help.contains(&format!("--{}", key.flag())), "{}", key.name);
     }
 }
@@ -230,4 +230,21 @@ async fn a_silent_node_is_given_up() {
     let error = client.get("/x").await.unwrap_err();
     assert_eq!(error.exit, Exit::Unreachable);
     assert!(error.message.contains("--timeout"), "{}", error.message);
+}
+
+/// `SLOTD_CA=` in a script of an operator who has no authority of his own would end every command; and half of a client
+/// certificate be none, without a word.
+#[test]
+fn an_empty_file_of_tls_is_none_and_half_a_certificate_an_error() {
+    let client = |args: &[&str]| {
+        let Cmd::Rebalance(args) = parse(&[&["rebalance"][..], args].concat()).command else {
+            panic!("not rebalance")
+        };
+        args.admin.client().map(drop)
+    };
+    assert!(client(&["--ca=", "--cert=", "--key="]).is_ok());
+    for half in [&["--cert=a.pem"][..], &["--key=a.key"], &["--cert=a.pem", "--key="]] {
+        let error = client(half).unwrap_err();
+        assert!(error.message.contains("belong together"), "{}", error.message);
+    }
 }

@@ -2,16 +2,19 @@
 
 use super::{exit::CliError, output};
 use crate::{
+    files::{self, For, ReadError, replace},
     limits,
     peer::authority::{Authority, lasting_key},
-    tls::authority::{Host, ListenerAuthority},
+    tls::{
+        ClientFiles,
+        authority::{Host, ListenerAuthority},
+    },
 };
 use clap::{Args, Subcommand};
+use rcgen::KeyPair;
 use serde_json::json;
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -41,7 +44,7 @@ pub enum TlsCmd {
     Init(Init),
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Init {
     /// The folder
     #[arg(value_name = "DIR")]
@@ -119,12 +122,17 @@ fn unmade(e: rcgen::Error) -> String {
 }
 
 /// The files of a name.
-fn files(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
+fn files_of(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
     (dir.join(format!("{name}.pem")), dir.join(format!("{name}.key")))
 }
 
 fn init(args: &Init) -> Result<Made, String> {
-    let Init { dir, nodes, api, clients, .. } = args;
+    let Init { dir, nodes, api, clients, renew } = args;
+    if *renew && api.is_empty() && clients.is_empty() {
+        return Err("--renew is for certificates of listeners and clients: say which, with the names that they have \
+                    (--api NAME, --client NAME); those of nodes do not expire"
+            .into());
+    }
     fs::create_dir_all(dir).map_err(failed(dir))?;
     let mut made = Made::default();
     // As it was before there were listeners' certificates.
@@ -138,61 +146,79 @@ fn init(args: &Init) -> Result<Made, String> {
 }
 
 fn of_nodes(dir: &Path, nodes: &[String], made: &mut Vec<PathBuf>) -> Result<(), String> {
-    let (shown, authority_key) = files(dir, AUTHORITY);
-    let authority = match fs::read_to_string(&authority_key) {
-        Ok(pem) => Authority::from_key_pem(&pem).map_err(|e| no_key(&authority_key, &e))?,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+    let (shown, authority_key) = files_of(dir, AUTHORITY);
+    let authority = match read(&authority_key)? {
+        Some(pem) => Authority::from_key_pem(&pem).map_err(|e| no_key(&authority_key, &e))?,
+        None => {
             let (authority, pem) = Authority::generate().map_err(unmade)?;
-            write(&authority_key, &pem, true).map_err(failed(&authority_key))?;
+            write(&authority_key, &pem, For::Owner)?;
             made.push(authority_key);
             authority
         }
-        Err(e) => return Err(failed(&authority_key)(e)),
     };
     if !shown.exists() {
-        write(&shown, &authority.certificate().pem(), false).map_err(failed(&shown))?;
+        write(&shown, &authority.certificate().pem(), For::All)?;
         made.push(shown);
     }
     for node in nodes {
-        let (certificate, key) = files(dir, node);
+        let (certificate, key) = files_of(dir, node);
         if certificate.exists() && key.exists() {
             continue;
         }
-        let issued = lasting_key().and_then(|key| authority.issue(Some(node), key));
-        let issued = issued.map_err(unmade)?;
-        write(&key, &issued.key.serialize_pem(), true).map_err(failed(&key))?;
-        write(&certificate, &issued.certificate.pem(), false).map_err(failed(&certificate))?;
-        made.extend([certificate, key]);
+        // A crash came between the key and its certificate; or somebody has the key already.
+        let own = match read(&key)? {
+            Some(pem) => KeyPair::from_pem(&pem).map_err(|e| no_key(&key, &e))?,
+            None => lasting_key().map_err(unmade)?,
+        };
+        let issued = authority.issue(Some(node), own).map_err(unmade)?;
+        if !key.exists() {
+            write(&key, &issued.key.serialize_pem(), For::Owner)?;
+            made.push(key);
+        }
+        write(&certificate, &issued.certificate.pem(), For::All)?;
+        made.push(certificate);
     }
     Ok(())
 }
 
 fn no_key(path: &Path, error: &rcgen::Error) -> String {
-    format!("{}: not a key of an authority: {error}", path.display())
+    format!("{}: not a key that can be used: {error}", path.display())
 }
 
 fn of_listeners(args: &Init, made: &mut Made) -> Result<(), String> {
     let Init { dir, api, clients, renew, .. } = args;
-    let (shown, authority_key) = files(dir, LISTENERS);
-    let authority = match fs::read_to_string(&authority_key) {
-        Ok(pem) => ListenerAuthority::from_key_pem(&pem).map_err(|e| no_key(&authority_key, &e))?,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let (authority, own) = ListenerAuthority::generate().map_err(unmade)?;
-            write(&authority_key, &own.key, true).map_err(failed(&authority_key))?;
-            write(&shown, &own.certificate, false).map_err(failed(&shown))?;
-            made.made.extend([shown, authority_key]);
-            authority
+    let (shown, authority_key) = files_of(dir, LISTENERS);
+    let (authority, certificate) = match read(&authority_key)? {
+        Some(pem) => {
+            ListenerAuthority::from_key_pem(&pem).map_err(|e| no_key(&authority_key, &e))?
         }
-        Err(e) => return Err(failed(&authority_key)(e)),
+        // What is renewed was made by one, which whoever has its certificate goes on trusting.
+        None if *renew => {
+            return Err(format!(
+                "{} is not there: there is nothing to renew. Is it the right folder?",
+                authority_key.display()
+            ));
+        }
+        None => {
+            let (authority, own) = ListenerAuthority::generate().map_err(unmade)?;
+            write(&authority_key, &own.key, For::Owner)?;
+            made.made.push(authority_key);
+            (authority, own.certificate)
+        }
     };
+    // Made anew after a crash: it has the same name and key, so that what was signed is good with both.
+    if !shown.exists() {
+        write(&shown, &certificate, For::All)?;
+        made.made.push(shown.clone());
+    }
     let mut wanted = Vec::new();
     if !api.is_empty() {
         wanted.push((API.to_owned(), None));
     }
     wanted.extend(clients.iter().map(|name| (format!("{CLIENT}{name}"), Some(name))));
     for (name, client) in wanted {
-        let (certificate, key) = files(dir, &name);
-        if certificate.exists() && key.exists() && !renew {
+        let (certificate, key) = files_of(dir, &name);
+        if !renew && is_whole(&shown, &certificate, &key) {
             made.kept.push(certificate);
             continue;
         }
@@ -201,30 +227,34 @@ fn of_listeners(args: &Init, made: &mut Made) -> Result<(), String> {
             None => authority.server(api),
         };
         let pair = pair.map_err(unmade)?;
-        replace(&key, &pair.key, true).map_err(failed(&key))?;
-        replace(&certificate, &pair.certificate, false).map_err(failed(&certificate))?;
+        write(&key, &pair.key, For::Owner)?;
+        write(&certificate, &pair.certificate, For::All)?;
         made.made.extend([certificate, key]);
     }
     Ok(())
 }
 
-/// Makes a file, or replaces it in one step: a node may be reading it.
-fn replace(path: &Path, text: &str, private: bool) -> io::Result<()> {
-    let part = path.with_added_extension("part");
-    match fs::remove_file(&part) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    write(&part, text, private)?;
-    fs::rename(&part, path)
+/// Whether a certificate and its key are there, and belong together: a crash may have come between them.
+fn is_whole(authority: &Path, certificate: &Path, key: &Path) -> bool {
+    let files = ClientFiles {
+        authority: Some(authority.to_owned()),
+        certificate: Some((certificate.to_owned(), key.to_owned())),
+    };
+    certificate.exists() && key.exists() && files.config().is_ok()
 }
 
-/// Makes a file, which must not be there.
-pub(super) fn write(path: &Path, text: &str, private: bool) -> io::Result<()> {
-    let mode = if private { 0o600 } else { 0o644 };
-    let mut file: File = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
+/// `None`: it is not there.
+fn read(path: &Path) -> Result<Option<String>, String> {
+    match files::read_text(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(ReadError::Missing) => Ok(None),
+        Err(error) => Err(format!("{} {error}", path.display())),
+    }
+}
+
+/// In one step: a node may be reading it.
+fn write(path: &Path, text: &str, readers: For) -> Result<(), String> {
+    replace(path, text.as_bytes(), readers).map_err(failed(path))
 }
 
 #[cfg(test)]
@@ -237,7 +267,12 @@ mod tests {
             certificate::{self, Validity},
         },
     };
-    use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+    use rustls::{
+        RootCertStore,
+        client::{WebPkiServerVerifier, danger::ServerCertVerifier as _},
+        crypto::ring::default_provider,
+        pki_types::{CertificateDer, UnixTime, pem::PemObject as _},
+    };
     use std::os::unix::fs::PermissionsExt as _;
 
     fn nothing(dir: &Path) -> Init {
@@ -309,6 +344,74 @@ mod tests {
         assert!(node_name("api").is_err() && node_name("client-x").is_err());
     }
 
+    /// A crash leaves some of the files: without `listeners.pem` clients trust nobody, and with the key of another
+    /// certificate the node does not start. A second run has to make what is missing, and nothing else.
+    #[test]
+    fn a_run_makes_what_a_crash_before_it_left_unmade() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| dir.path().join(name);
+        let args = Init {
+            nodes: vec!["n1".into()],
+            api: vec![Host::parse("slotd.example.com").unwrap()],
+            clients: vec!["ann".into()],
+            ..nothing(dir.path())
+        };
+        init(&args).unwrap();
+        let listener = ListenerFiles {
+            certificate: file("api.pem"),
+            key: file("api.key"),
+            client_authority: Some(file("listeners.pem")),
+        };
+        let client = ClientFiles {
+            authority: Some(file("listeners.pem")),
+            certificate: Some((file("client-ann.pem"), file("client-ann.key"))),
+        };
+        let (api, other) = (fs::read(file("api.pem")).unwrap(), tempfile::tempdir().unwrap());
+        init(&Init { dir: other.path().into(), ..args.clone() }).unwrap();
+        let all = ["listeners.pem", "api.pem", "api.key", "client-ann.pem", "client-ann.key"];
+        for lost in all.into_iter().chain(["authority.pem", "n1.pem", "n1.key"]) {
+            fs::remove_file(file(lost)).unwrap();
+            fs::write(file(&format!("{lost}.part")), "half of it").unwrap();
+            let made = init(&args).unwrap().made;
+            assert!(made.contains(&file(lost)), "{lost}: {made:?}");
+            assert!(listener.check().is_ok() && client.config().is_ok(), "{lost}");
+            let node = CertificateFiles {
+                authority: file("authority.pem"),
+                certificate: file("n1.pem"),
+                key: file("n1.key"),
+            };
+            assert!(Identity::new("n1", b"a secret", Some(&node)).is_ok(), "{lost}");
+        }
+        // The key is the next one's already, and its certificate is not there yet.
+        fs::copy(other.path().join("api.key"), file("api.key")).unwrap();
+        assert!(listener.check().is_err());
+        assert_eq!(init(&args).unwrap().made, [file("api.pem"), file("api.key")]);
+        assert!(listener.check().is_ok());
+        // What the authority has signed before is good with its certificate that was made anew.
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(file("listeners.pem")).unwrap()).unwrap();
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(roots.into(), default_provider().into());
+        let api = CertificateDer::from_pem_slice(&api).unwrap();
+        let now = UnixTime::now();
+        let name = "slotd.example.com".try_into().unwrap();
+        let verified = verifier.build().unwrap().verify_server_cert(&api, &[], &name, &[], now);
+        assert!(verified.is_ok(), "{verified:?}");
+    }
+
+    /// With another authority than the one that clients have, everybody would be kept out.
+    #[test]
+    fn renewal_makes_no_authority() {
+        let dir = tempfile::tempdir().unwrap();
+        let empty = dir.path().join("another");
+        let renew = Init { renew: true, ..nothing(&empty) };
+        assert!(init(&renew).unwrap_err().contains("say which"));
+        let api = vec![Host::parse("x.example.com").unwrap()];
+        let told = init(&Init { api, ..renew }).unwrap_err();
+        assert!(told.contains("listeners.key is not there"), "{told}");
+        assert!(!empty.exists() || fs::read_dir(&empty).unwrap().next().is_none());
+    }
+
     /// Files that a node can't use would be found at its start; and a second call, for one node more,
     /// must not make the others' useless.
     #[test]
@@ -322,7 +425,7 @@ mod tests {
         assert_eq!(made.len(), 6);
         let before: Vec<_> = made.iter().map(|path| fs::read(path).unwrap()).collect();
         let more = init(dir.path(), &["node-1", "node-3"]).unwrap();
-        assert_eq!(more, [dir.path().join("node-3.pem"), dir.path().join("node-3.key")]);
+        assert_eq!(more, [dir.path().join("node-3.key"), dir.path().join("node-3.pem")]);
         assert_eq!(before, made.iter().map(|path| fs::read(path).unwrap()).collect::<Vec<_>>());
         for node in ["node-1", "slotd@10.0.0.7", "node-3"] {
             let certificate = dir.path().join(format!("{node}.pem"));

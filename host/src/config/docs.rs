@@ -43,12 +43,14 @@ Times have a unit: `500ms`, `10s`, `5m`, `1h`. Sizes are in bytes or have one: `
 
 `api.token` and `admin.token` are bearer tokens: clients send `Authorization: Bearer <token>`.
 They are optional on loopback (127.0.0.0/8 and ::1). On any other address, slotd refuses to start
-without one, unless `insecure` is set. Tokens, the cluster's secret and passwords in `nats.servers`
+without one, unless `access.file` says who may use the listener or `insecure` is set; and it needs a
+certificate, or `clear_text` if TLS ends in front of it ([TLS](tls.md)). Tokens, the cluster's secret and passwords in `nats.servers`
 are never shown: not in `config print`, in logs or in configuration errors. `token_file` reads the
 token from a file. Setting both in the same place (two flags, for example) is an error; otherwise the
 later place wins.
 
-A complete file:
+A complete file, of a node whose API other machines reach. `slotd tls init /etc/slotd --api NAME` makes
+the certificate and its key:
 
 ```toml
 data_dir = \"/var/lib/slotd\"
@@ -56,6 +58,8 @@ data_dir = \"/var/lib/slotd\"
 [api]
 listen = \"0.0.0.0:7070\"
 token_file = \"/etc/slotd/api-token\"
+tls_certificate = \"/etc/slotd/api.pem\"
+tls_key = \"/etc/slotd/api.key\"
 
 [log]
 format = \"json\"

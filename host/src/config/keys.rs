@@ -6,7 +6,7 @@ use super::{
     value::{Kind, Value, masked},
 };
 use crate::{limits, plugin::Isolation};
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 pub struct Key {
     /// Dotted, as in the file: `api.listen` is `listen` in the table `[api]`.
@@ -45,64 +45,6 @@ impl Key {
         }
     }
 }
-
-/// Environment variables that are not configuration keys.
-pub const OTHER_ENV: &[(&str, &str)] = &[
-    ("SLOTD_CONFIG", "the configuration file, if `--config` is not given"),
-    ("SLOTD_URL", "the API's URL for client commands (`--url`)"),
-    ("SLOTD_ADMIN_URL", "the admin API's URL for client commands (`--admin-url`)"),
-    (
-        "SLOTD_CA",
-        "the authorities of `https://` URLs for client commands (`--ca`), instead of the system's",
-    ),
-    ("SLOTD_CERT", "the client certificate for the admin API (`--cert`)"),
-    ("SLOTD_KEY", "its private key (`--key`)"),
-    ("DNS_CLUSTER_QUERY", "DNS names to poll for the addresses of peers; blank: none"),
-    (
-        "DNS_CLUSTER_NODE_BASENAME",
-        "the part before `@` and the address in node names; default `slotd`",
-    ),
-    ("DNS_POLL_INTERVAL_MS", "how often to poll them; default 5000"),
-    (
-        "DNS_CLUSTER_SERVER",
-        "the name server (`ip` or `ip:port`) to ask, instead of the machine's own",
-    ),
-    (
-        "SLOTD_NATS_SERVER",
-        "the `nats-server` that `slotd cluster` starts, instead of the one on the `PATH`",
-    ),
-    (
-        "SLOTD_PYTHON",
-        "the Python that `slotd plugin build` and `test` use, instead of the one on the `PATH`",
-    ),
-    (
-        "SLOTD_TOOLS_DIR",
-        "where `slotd plugin build` and `test` keep fetched tools for all plugins, instead of \
-         each plugin's `.slotd/tools`; `slotd cluster` also looks there for a `nats-server`",
-    ),
-    (
-        "SLOTD_NODEJS",
-        "the Node.js for JavaScript and TypeScript plugins, instead of `node` on the `PATH`",
-    ),
-    ("SLOTD_NPM", "the npm for them, instead of `npm` on the `PATH`"),
-    ("SLOTD_TIMEOUT", "how long client commands wait for an answer (`--timeout`)"),
-];
-
-/// Tables of the file in display order, with their purpose.
-pub const TABLES: &[(&str, &str)] = &[
-    ("api", "The listener for clients."),
-    ("admin", "The listener for operators: deploys, slots, metrics, health."),
-    ("access", "Who may do what on both listeners (docs/access.md)."),
-    ("effects", "What handlers may do outside of their session."),
-    ("slots", "Limits of a slot."),
-    ("guests", "Limits of plugins."),
-    ("store", "The embedded log and state."),
-    ("nats", "The log engine of a cluster. Without `nats.servers`, slotd runs as a single node."),
-    ("cluster", "How the nodes of a cluster find and trust each other."),
-    ("seal", "Encrypting what is kept."),
-    ("snapshots", "Where a cluster keeps the state behind the part of the log that was trimmed."),
-    ("log", "What slotd writes to its standard error."),
-];
 
 const fn ms(min: u64, max: u64) -> Kind {
     Kind::Duration { min: Duration::from_millis(min), max: Duration::from_millis(max) }
@@ -155,7 +97,17 @@ macro_rules! same {
     };
 }
 
-pub static KEYS: &[Key] = &[
+mod cluster;
+mod names;
+
+pub use names::{OTHER_ENV, TABLES};
+
+/// All of them, in the order in which they are shown.
+pub static KEYS: LazyLock<Vec<&'static Key>> =
+    LazyLock::new(|| [FIRST, cluster::KEYS, LAST].into_iter().flatten().collect());
+
+/// Those before the cluster's.
+static FIRST: &[Key] = &[
     key!(
         "data_dir",
         Kind::Path,
@@ -599,169 +551,10 @@ pub static KEYS: &[Key] = &[
         "Free space to keep on the data directory's disk. With less, messages get 503 \
          `storage-unavailable` until there is space again."
     ),
-    optional!(
-        "nats.servers",
-        Kind::NatsServers,
-        Text,
-        nats.servers,
-        "The NATS servers; name several, so that one may be down. This makes the node part of a \
-         cluster, whose log is on these servers instead of on this disk."
-    ),
-    optional!(
-        "nats.credentials",
-        Kind::Path,
-        Text,
-        nats.credentials,
-        "A NATS credentials file. A user and password, or a token, can also be part of the \
-         addresses."
-    ),
-    optional!(
-        "nats.tls_authority",
-        Kind::Path,
-        Text,
-        nats.tls_authority,
-        "A PEM file with the authorities that the servers' certificates must have, instead of the \
-         system's. With it, servers are spoken to over TLS only, whatever their addresses say."
-    ),
-    optional!(
-        "nats.tls_certificate",
-        Kind::Path,
-        Text,
-        nats.tls_certificate,
-        "A PEM file with a certificate to show to the servers, if they ask for one (`verify`)."
-    ),
-    optional!(
-        "nats.tls_key",
-        Kind::Path,
-        Text,
-        nats.tls_key,
-        "A PEM file with that certificate's private key. Only slotd should be able to read it."
-    ),
-    optional!(
-        "nats.monitor",
-        Kind::Monitors,
-        Text,
-        nats.monitor,
-        "The servers' monitoring ports, `http://` or `https://`. With them, slotd checks at its start that every server \
-         syncs before it acknowledges (`sync_interval: always`); it can't check this otherwise."
-    ),
-    key!(
-        "nats.replicas",
-        // Even numbers are useless here.
-        Kind::OneOf(&[1, 3, 5]),
-        Count,
-        nats.replicas,
-        |v: usize| v as u64,
-        |v: u64| v as usize,
-        "The number of servers that store each batch: 3 or 5; 1 for development. The same on \
-         every node."
-    ),
-    Key {
-        name: "nats.streams",
-        kind: Kind::Count { min: 1, max: limits::NATS_STREAMS_MAX as u64 },
-        doc: "The number of streams that the slots' logs are spread over. Fixed at the cluster's \
-            first start.",
-        get: |config| config.nats.streams.map(|v| Value::Count(v.into())),
-        set: |config, value| {
-            if let Value::Count(v) = value {
-                config.nats.streams = Some(v as u16);
-            }
-        },
-        default_doc: Some("the cluster's number; 3 for a new cluster"),
-    },
-    same!(
-        "nats.boot_wait",
-        ms(0, HOUR),
-        Duration,
-        nats.boot_wait,
-        "How long the node waits for the servers at its start before it exits with code 6."
-    ),
-    same!(
-        "cluster.name",
-        Kind::ClusterName,
-        Text,
-        cluster.name,
-        "The cluster's name, part of every stream's name, so several clusters may share the \
-         servers. Nodes with another cluster name are refused."
-    ),
-    optional!(
-        "cluster.secret",
-        Kind::Secret,
-        Secret,
-        cluster.secret,
-        "The secret that all nodes of the cluster share, from which the keys of all that they send \
-         each other are derived: at least 128 random bits; `slotd cluster secret` makes one. Prefer the file or the environment."
-    ),
-    optional!(
-        "cluster.secret_file",
-        Kind::Path,
-        Text,
-        cluster.secret_file,
-        "A file that contains the cluster's secret; a line break at its end is ignored."
-    ),
-    same!(
-        "cluster.accept_weak_secret",
-        Kind::Flag,
-        Flag,
-        cluster.accept_weak_secret,
-        "Allow a secret that looks weaker than 128 bits. For clusters that are older than this \
-         check, until all their nodes can be stopped to change it: anyone who captures one \
-         message between nodes can try to guess the secret."
-    ),
-    optional!(
-        "cluster.tls_authority",
-        Kind::Path,
-        Text,
-        cluster.tls_authority,
-        "A PEM file with the cluster's own certificate authority, made by `slotd tls init` or \
-         another tool; two while it is replaced. Links between nodes are encrypted without it, \
-         too: then their certificates follow from the secret."
-    ),
-    optional!(
-        "cluster.tls_certificate",
-        Kind::Path,
-        Text,
-        cluster.tls_certificate,
-        "A PEM file with this node's certificate of that authority. It must be valid for the DNS \
-         name `slotd-peer`; if it has URIs `slotd:node:NAME`, only for nodes of these names."
-    ),
-    optional!(
-        "cluster.tls_key",
-        Kind::Path,
-        Text,
-        cluster.tls_key,
-        "A PEM file with that certificate's private key. Only slotd should be able to read it."
-    ),
-    same!(
-        "cluster.listen",
-        Kind::Address,
-        Address,
-        cluster.listen,
-        "The address for peers, TCP (requests) and UDP (membership) on one port."
-    ),
-    optional!(
-        "cluster.advertise",
-        Kind::Address,
-        Address,
-        cluster.advertise,
-        "The address that peers use to reach this node, if it differs from `cluster.listen`. \
-         Required if that is 0.0.0.0 or [::]."
-    ),
-    optional!(
-        "cluster.seeds",
-        Kind::Seeds,
-        Text,
-        cluster.seeds,
-        "Addresses of some peers, resolved periodically. DNS is the other way to find peers \
-         (`DNS_CLUSTER_QUERY`)."
-    ),
-    same!(
-        "cluster.join_wait",
-        ms(0, 10 * 60 * SECOND),
-        Duration,
-        cluster.join_wait,
-        "How long a node that finds no peer waits before it takes slots."
-    ),
+];
+
+/// Those after the cluster's.
+static LAST: &[Key] = &[
     optional!(
         "seal.key_file",
         Kind::Path,
@@ -806,5 +599,5 @@ pub static KEYS: &[Key] = &[
 
 /// The key of that dotted name.
 pub fn find(name: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|key| key.name == name)
+    KEYS.iter().copied().find(|key| key.name == name)
 }

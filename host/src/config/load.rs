@@ -11,15 +11,18 @@ use super::{
     Config, Listener,
     keys::{self, KEYS, Key, OTHER_ENV},
     spelling::nearest,
-    value::{REDACTED, Secret, Value},
+    value::{REDACTED, Secret},
 };
-use crate::{access, limits};
+use crate::{
+    access,
+    files::{self, ReadError},
+    limits,
+};
 use slotd_access::{Fault, Policy};
 use std::{
     collections::BTreeMap,
     ffi::OsString,
     fmt,
-    io::Read as _,
     path::{Path, PathBuf},
 };
 use toml::de::{DeTable, DeValue};
@@ -310,7 +313,7 @@ impl Loading {
             return;
         }
         let origin = Origin::Env(shown.to_string());
-        let key = KEYS.iter().find(|key| *name == *key.env());
+        let key = KEYS.iter().copied().find(|key| *name == *key.env());
         match (key, value.to_str()) {
             // Set to an empty value: the same as unset.
             (Some(_), Some("")) => {}
@@ -320,7 +323,7 @@ impl Loading {
             }
             (None, _) if OTHER_ENV.iter().any(|(known, _)| *name == **known) => {}
             (None, value) => {
-                let known: Vec<String> = KEYS.iter().map(Key::env).collect();
+                let known: Vec<String> = KEYS.iter().map(|key| key.env()).collect();
                 let others = OTHER_ENV.iter().map(|(name, _)| *name);
                 let near = nearest(&shown, known.iter().map(String::as_str).chain(others));
                 let message = match near {
@@ -461,34 +464,8 @@ impl Lines<'_> {
     }
 }
 
-enum ReadError {
-    Missing,
-    TooLarge,
-    NotText,
-    Io(std::io::Error),
-}
-impl fmt::Display for ReadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ReadError::Missing => f.write_str("does not exist"),
-            ReadError::TooLarge => {
-                write!(f, "is larger than {}", Value::Size(limits::CONFIG_FILE_BYTES_MAX))
-            }
-            ReadError::NotText => f.write_str("is not UTF-8"),
-            ReadError::Io(error) => write!(f, "can't be read: {error}"),
-        }
-    }
-}
-
+/// Whatever it is: a pipe, or nothing at all.
 fn read_small(path: &Path) -> Result<String, ReadError> {
-    let file = std::fs::File::open(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => ReadError::Missing,
-        _ => ReadError::Io(error),
-    })?;
-    let mut bytes = Vec::new();
-    file.take(limits::CONFIG_FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(ReadError::Io)?;
-    if bytes.len() as u64 > limits::CONFIG_FILE_BYTES_MAX {
-        return Err(ReadError::TooLarge);
-    }
+    let bytes = files::read_from(std::fs::File::open(path)?, limits::CONFIG_FILE_BYTES_MAX)?;
     String::from_utf8(bytes).map_err(|_| ReadError::NotText)
 }

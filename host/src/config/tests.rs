@@ -271,7 +271,7 @@ fn a_password_of_nats_shows_nowhere() {
 #[test]
 fn every_key_takes_its_own_default_and_another_value() {
     use super::value::Kind;
-    for key in KEYS {
+    for key in KEYS.iter() {
         let mut config = Config::default();
         if let Some(default) = (key.get)(&config) {
             assert_eq!(key.kind.parse(&default.to_string()), Some(default), "{}", key.name);

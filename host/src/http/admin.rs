@@ -2,6 +2,7 @@
 
 use super::{
     Admin,
+    access::Who,
     audit::Note,
     messages::{Deadline, outcome_unknown},
     params::{self, Query, invalid},
@@ -17,9 +18,11 @@ use crate::{
         ServiceRemoved, ServiceTypes, SlotInfo,
     },
     plugin::Digest,
+    service::Author,
     signing,
 };
 use axum::{
+    Extension,
     body::Body,
     extract::{Request, State},
 };
@@ -92,7 +95,7 @@ fn note_options(note: &Note, options: &DeployOptions) {
             note.asked(name, true);
         }
     }
-    if let Some(by) = &options.by {
+    if let Some(by) = &options.by.said {
         note.asked("by", &**by);
     }
 }
@@ -144,12 +147,17 @@ pub(super) async fn service(State(admin): State<Admin>, uri: Uri) -> Answer {
     request_body(content = Binary, content_type = "application/wasm", description = "A WebAssembly component, up to 64 MiB"),
     responses((status = 200, description = "The result", body = Deployed, content_type = "application/json"))
 )]
-pub(super) async fn deploy(State(admin): State<Admin>, note: Note, request: Request) -> Answer {
+pub(super) async fn deploy(
+    State(admin): State<Admin>,
+    Extension(who): Extension<Arc<Who>>,
+    note: Note,
+    request: Request,
+) -> Answer {
     let (head, body) = request.into_parts();
     let service = params::admin_service_of(&head.uri)?;
     let query = Query::parse(&head.uri, &["version", "force", "same_state"])?;
     let version = query.get("version").map(|v| check_version("version", v)).transpose()?;
-    let options = deploy_options(&query, &head.headers)?;
+    let options = deploy_options(&query, &head.headers, &who)?;
     let signature = params::text(&head.headers, &params::SIGNATURE)?.map(|text| {
         signing::decode(text).map_err(|why| invalid(format!("header slotd-signature: {why}")))
     });
@@ -178,9 +186,15 @@ fn check_version(parameter: &str, version: &str) -> Result<String, Error> {
     Ok(version.to_owned())
 }
 
-fn deploy_options(query: &Query, headers: &HeaderMap) -> Result<DeployOptions, Error> {
+/// Who asks: as the request says, and as it was shown.
+fn author(headers: &HeaderMap, who: &Who) -> Result<Author, Error> {
+    let said = params::sender(headers)?.map(Into::into);
+    Ok(Author { said, identity: who.text().map(Into::into) })
+}
+
+fn deploy_options(query: &Query, headers: &HeaderMap, who: &Who) -> Result<DeployOptions, Error> {
     Ok(DeployOptions {
-        by: params::sender(headers)?.map(Into::into),
+        by: author(headers, who)?,
         force: query.bool("force")?.unwrap_or(false),
         same_state: query.bool("same_state")?.unwrap_or(false),
         signature: None,
@@ -206,6 +220,7 @@ fn deploy_options(query: &Query, headers: &HeaderMap) -> Result<DeployOptions, E
 )]
 pub(super) async fn rollback(
     State(admin): State<Admin>,
+    Extension(who): Extension<Arc<Who>>,
     note: Note,
     uri: Uri,
     headers: HeaderMap,
@@ -213,7 +228,7 @@ pub(super) async fn rollback(
     let service = params::admin_service_of(&uri)?;
     let query = Query::parse(&uri, &["to", "force", "same_state"])?;
     let to = query.get("to").map(|to| check_version("to", to)).transpose()?;
-    let options = deploy_options(&query, &headers)?;
+    let options = deploy_options(&query, &headers, &who)?;
     let node = admin.node()?.clone();
     note_current(&note, &node, &service);
     note_options(&note, &options);
@@ -241,13 +256,14 @@ pub(super) async fn rollback(
 )]
 pub(super) async fn remove(
     State(admin): State<Admin>,
+    Extension(who): Extension<Arc<Who>>,
     note: Note,
     uri: Uri,
     headers: HeaderMap,
 ) -> Answer {
     params::no_query(&uri)?;
     let service = params::admin_service_of(&uri)?;
-    let by = params::sender(&headers)?.map(Into::into);
+    let by = author(&headers, &who)?;
     let node = admin.node()?.clone();
     note_current(&note, &node, &service);
     let work = async move { node.remove_service(&service, by).await };

@@ -95,6 +95,8 @@ pub struct HttpOptions {
     pub notify: Notifiers,
     /// How much services may use.
     pub quota: Quota,
+    /// The admin listener accepts certificates of clients.
+    pub client_certificates: bool,
 }
 
 #[cfg(test)]
@@ -111,6 +113,7 @@ impl Default for HttpOptions {
             tokens: TokenStore::none(),
             notify: Notifiers::default(),
             quota: Quota::default(),
+            client_certificates: false,
         }
     }
 }
@@ -134,7 +137,7 @@ impl Api {
         Self::over(Backend::Node(node), options, shutdown)
     }
     fn over(backend: Backend, options: HttpOptions, shutdown: Shutdown) -> Self {
-        let gate = Gate::new(options.access.clone(), Listener::Api);
+        let gate = Gate::new(options.access.clone(), Listener::Api, false);
         let [asked, told] = [backend.clone(), backend.clone()];
         let limiter = Limiter::new(
             options.quota.clone(),
@@ -215,7 +218,10 @@ impl Admin {
     ) -> Self {
         let uploads = Uploads::new();
         let stats = Stats::new();
-        let gate = Gate::new(options.access.clone(), Listener::Admin);
+        let gate = {
+            let (access, certificates) = (options.access.clone(), options.client_certificates);
+            Gate::new(access, Listener::Admin, certificates)
+        };
         Self(Arc::new(AdminInner {
             node,
             gate,

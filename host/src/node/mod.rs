@@ -74,7 +74,7 @@ use crate::{
     router::{Routed, Router},
     rpc::Peers,
     service::{
-        Catalogue, Change, Deployment, KeptPlugins, Target,
+        Author, Catalogue, Change, Deployment, KeptPlugins, Target,
         catalogue::{CatalogueStore, REMOVED, REMOVED_LABEL, Service, not_deployed},
     },
     signing::DeployKeys,

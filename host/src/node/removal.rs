@@ -58,7 +58,7 @@ impl Node {
     pub async fn remove_service(
         self: &Arc<Self>,
         service: &ServiceName,
-        by: Option<Arc<str>>,
+        by: Author,
     ) -> Result<ServiceRemoved, Error> {
         let turn = self.turn(service).await?;
         let known = self.context.catalogue.get(service).ok_or_else(|| not_deployed(service))?;

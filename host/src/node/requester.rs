@@ -8,7 +8,7 @@ use crate::{
     effects::http::{
         DEADLINE, Failure, Form, Got, NO_TYPE, Outcome, Request, Response, Stream, TEXT_TYPE,
     },
-    files::{Stamp, stamp},
+    files::{self, Stamp, stamp},
     requests::{self, Grants, Rules},
     slot::request::{Again, Attempt, Attempted, NotMade, Requester},
     telemetry::metrics,
@@ -387,28 +387,22 @@ impl Drop for Counted {
 pub(super) async fn follow_secrets(
     requester: Arc<OfNode>,
     every: Duration,
-    mut stopping: watch::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
 ) {
     let Some(file) = requester.secrets_file.clone() else { return };
-    let mut seen = requester.stamp;
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(every) => {}
-            _ = stopping.wait_for(|stopping| *stopping) => return,
-        }
-        let (file, before) = (file.clone(), seen);
-        // The file may be on a disk that hangs.
-        let secrets = requester.secrets.clone();
-        let looked = crate::task::blocking(move || {
-            let now = stamp(&file);
-            (now, (before != now).then(|| secrets.reload()))
-        });
-        let Ok((now, again)) = looked.await else { continue };
-        seen = now;
+    let (seen, secrets) = (Arc::new(Mutex::new(requester.stamp)), requester.secrets.clone());
+    let look = move || {
+        let now = stamp(&file);
+        let before = std::mem::replace(&mut *seen.lock(), now);
+        (before != now).then(|| secrets.reload())
+    };
+    files::follow(every, files::stopped(stopping), look, |again| {
         if let Some(again) = again {
             requester.was_read(again);
         }
-    }
+        std::future::ready(())
+    })
+    .await;
 }
 
 #[cfg(test)]

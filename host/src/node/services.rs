@@ -79,6 +79,7 @@ impl Node {
             from: switched.from.and_then(label),
             at_ms: switched.at_ms,
             by: switched.by.as_deref().map(Into::into),
+            identity: switched.identity.as_deref().map(Into::into),
         });
         let (service, generation) = (service.clone(), known.generation);
         Ok(Deployments { service, generation, switched, deployments, silent })

@@ -15,8 +15,7 @@ pub struct DeployOptions {
     pub force: bool,
     /// The version reads the state of every other version unchanged.
     pub same_state: bool,
-    /// The operator's name.
-    pub by: Option<Arc<str>>,
+    pub by: Author,
     /// Of the component, not checked yet.
     pub signature: Option<Vec<u8>>,
 }

@@ -292,10 +292,18 @@ fn without_migrate(n: u8) -> Bytes {
     component.into()
 }
 
-const FORCE: DeployOptions =
-    DeployOptions { force: true, same_state: false, by: None, signature: None };
-const SAME_STATE: DeployOptions =
-    DeployOptions { force: false, same_state: true, by: None, signature: None };
+const FORCE: DeployOptions = DeployOptions {
+    force: true,
+    same_state: false,
+    by: Author { said: None, identity: None },
+    signature: None,
+};
+const SAME_STATE: DeployOptions = DeployOptions {
+    force: false,
+    same_state: true,
+    by: Author { said: None, identity: None },
+    signature: None,
+};
 
 /// Without it two state formats are silently mixed: an older version gets a newer one's state of a
 /// session, accepts it because it has no migrate, and continues.
@@ -388,7 +396,7 @@ async fn a_removed_service_leaves_nothing_to_one_of_its_name() {
     }
     assert_eq!(fixture.node.send(&kept, message("once")).await.unwrap().seq, 1);
 
-    let removed = fixture.node.remove_service(&fixture.service, None).await.unwrap();
+    let removed = fixture.node.remove_service(&fixture.service, Author::default()).await.unwrap();
     assert!(removed.done && removed.deleted == 100, "{removed:?}");
     let not_found = |code: Code| assert_eq!(code, Code::ServiceNotFound);
     not_found(fixture.node.send(&key(0), message("again")).await.unwrap_err().code);
@@ -397,11 +405,11 @@ async fn a_removed_service_leaves_nothing_to_one_of_its_name() {
     not_found(fixture.rollback(None, FORCE).await.unwrap_err().code);
     not_found(fixture.node.deployments(&fixture.service, true).await.unwrap_err().code);
     let never = ServiceName::parse("never").unwrap();
-    not_found(fixture.node.remove_service(&never, None).await.unwrap_err().code);
+    not_found(fixture.node.remove_service(&never, Author::default()).await.unwrap_err().code);
     let services = fixture.node.services();
     assert_eq!(services.iter().map(|s| s.service.clone()).collect::<Vec<_>>(), [other]);
     // It reports the same again, and deletes nothing.
-    let again = fixture.node.remove_service(&fixture.service, None).await.unwrap();
+    let again = fixture.node.remove_service(&fixture.service, Author::default()).await.unwrap();
     assert!(again.done, "{again:?}");
 
     let new = fixture.deploy("0.1.0", without_migrate(1)).await.unwrap();
@@ -429,7 +437,7 @@ async fn a_service_that_was_removed_costs_nothing_later() {
     };
     fixture.plugins.pool().sweep(Duration::ZERO);
     assert_eq!(shown(), (true, true));
-    assert!(fixture.node.remove_service(&fixture.service, None).await.unwrap().done);
+    assert!(fixture.node.remove_service(&fixture.service, Author::default()).await.unwrap().done);
     let removed = fixture.node.context.catalogue.get(&fixture.service).unwrap();
     let purge = fixture.node.purges.lock().get(&fixture.service).unwrap().clone();
     let forgotten = async {

@@ -26,9 +26,13 @@ pub struct DeploymentInfo {
     /// or rollback to that version for which this is not said is another deployment.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub same_state: bool,
-    /// Who deployed it, if the request said so by `Slotd-Sender`.
+    /// Who deployed it, as the request said by `Slotd-Sender`. Nobody has checked it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
+    /// Who that was shown to be: `token:NAME`, `ISSUER:SUBJECT`, `certificate:NAME`, or `root` for the listener's own token;
+    /// absent if nothing was shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
     /// The name of the key that had signed it, if the policy wanted one to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signed_by: Option<String>,
@@ -44,6 +48,7 @@ impl From<&Deployment> for DeploymentInfo {
             deployed_ms: d.deployed_ms,
             same_state: d.same_state,
             by: d.by.as_deref().map(Into::into),
+            identity: d.identity.as_deref().map(Into::into),
             signed_by: d.signer.as_ref().map(|signer| signer.key.as_ref().into()),
         }
     }
@@ -99,9 +104,12 @@ pub struct SwitchedInfo {
     pub from: Option<String>,
     /// Milliseconds since the Unix epoch.
     pub at_ms: u64,
-    /// Who requested it, if the request had `Slotd-Sender`.
+    /// Who requested it, as the request said by `Slotd-Sender`. Nobody has checked it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
+    /// Who that was shown to be; absent if nothing was shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
 }
 
 /// Every deployment of a service.

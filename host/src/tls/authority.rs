@@ -13,8 +13,6 @@ use std::{net::IpAddr, time::Duration};
 
 /// The same for all of them, so that one can be used again by its key alone.
 const NAME: &str = "slotd listener authority";
-/// Clocks of clients may be behind.
-const BEFORE: Duration = Duration::from_secs(24 * 3_600);
 
 /// An authority that can sign.
 pub struct ListenerAuthority(Issuer<'static, KeyPair>);
@@ -59,12 +57,12 @@ impl ListenerAuthority {
         Ok((this, Pair { certificate, key: pem }))
     }
 
-    /// One that [`Self::generate`] made, from its key.
+    /// One that [`Self::generate`] made, from its key; with a certificate of it, which lasts from now on.
     ///
     /// # Errors
     /// It is no such key.
-    pub fn from_key_pem(pem: &str) -> Result<Self, rcgen::Error> {
-        Ok(Self::of(KeyPair::from_pem(pem)?)?.0)
+    pub fn from_key_pem(pem: &str) -> Result<(Self, String), rcgen::Error> {
+        Self::of(KeyPair::from_pem(pem)?)
     }
 
     fn of(key: KeyPair) -> Result<(Self, String), rcgen::Error> {
@@ -119,7 +117,7 @@ fn params(name: &str, life: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
     let now = Duration::from_millis(crate::clock::now_ms());
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    params.not_before = epoch + now.saturating_sub(BEFORE);
+    params.not_before = epoch + now.saturating_sub(limits::LISTENER_CERTIFICATE_BEFORE);
     params.not_after = epoch + now + life;
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);

@@ -4,7 +4,7 @@ use super::{
     certificate::{self, Validity},
     pem,
 };
-use crate::{limits, telemetry::metrics};
+use crate::{files, limits, telemetry::metrics};
 use parking_lot::{Mutex, RwLock};
 use rustls::{
     RootCertStore, ServerConfig,
@@ -14,7 +14,13 @@ use rustls::{
     },
 };
 use sha2::{Digest as _, Sha256};
-use std::{num::NonZero, path::PathBuf, sync::Arc, thread::available_parallelism};
+use std::{
+    future::{pending, ready},
+    num::NonZero,
+    path::PathBuf,
+    sync::Arc,
+    thread::available_parallelism,
+};
 use tokio::{sync::Semaphore, time::timeout};
 
 /// What is offered inside TLS (ALPN, RFC 7301), the best first.
@@ -268,12 +274,8 @@ impl ListenerTls {
 
     /// Looks every [`limits::TLS_LOOK`].
     pub async fn follow(self) {
-        let mut every = tokio::time::interval(limits::TLS_LOOK);
-        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        // The first is now, and the files were just read.
-        every.tick().await;
         let mut warned = None;
-        loop {
+        let mut warn = || {
             let now = certificate::now();
             let validity = self.0.current.read().validity;
             if let Some(why) = validity.ends_soon(now)
@@ -282,9 +284,15 @@ impl ListenerTls {
                 warned = Some(now);
                 tracing::warn!(listener = self.0.listener, "{why}");
             }
-            every.tick().await;
-            self.clone().looked(false).await;
-        }
+        };
+        warn();
+        let this = self.clone();
+        let look = move || this.look(false);
+        files::follow(limits::TLS_LOOK, pending(), look, |()| {
+            warn();
+            ready(())
+        })
+        .await;
     }
 
     /// As [`Self::look`], elsewhere. A disk that hangs holds up nothing else.

@@ -23,9 +23,17 @@ use std::{
 };
 
 const ADMIN: &str = "/admin/v1";
+const STARTED: &str = "started";
+
+/// All changes, the oldest first; without the starts of the node.
+async fn audit(node: &Node) -> anyhow::Result<Vec<Value>> {
+    let mut all = whole_audit(node).await?;
+    all.retain(|change| !is(change, STARTED));
+    Ok(all)
+}
 
 /// All of it, the oldest first.
-async fn audit(node: &Node) -> anyhow::Result<Vec<Value>> {
+async fn whole_audit(node: &Node) -> anyhow::Result<Vec<Value>> {
     let client = node.admin().client;
     let (mut all, mut after) = (Vec::new(), 0);
     loop {
@@ -142,11 +150,16 @@ fn a_line_says_who_changed_what_and_what_came_of_it() {
         let one = good(&node, &["audit-log", "--limit", "1"]).await?;
         ensure!(one.lines().count() == 2 && one.contains("DELETE services/sessions"), "{one}");
         let json = good(&node, &["audit-log", "--json", "--since", "1h"]).await?;
-        ensure!(json.lines().count() == 5, "{json}");
+        ensure!(json.lines().count() == 6, "with the node's start: {json}");
         // It is there after a kill, and nobody else can read it.
         node.kill()?;
         node.restart().await?;
         ensure!(audit(&node).await?.len() == 5);
+        // Nothing was changed while it was down.
+        let all = whole_audit(&node).await?;
+        let starts: Vec<_> = all.iter().filter(|change| is(change, STARTED)).collect();
+        ensure!(starts.len() == 2 && starts[0]["after"]["config"].is_string(), "{starts:?}");
+        ensure!(starts[0]["after"]["admin_token"] == starts[1]["after"]["admin_token"]);
         for file in files(node.data_dir())? {
             let mode = fs::metadata(&file)?.permissions().mode() & 0o777;
             ensure!(mode == 0o600, "{mode:o} {}", file.display());
@@ -378,7 +391,8 @@ fn what_changes_without_a_request_has_a_line_too() {
         })
         .await?;
         let all: Value = all.json()?;
-        let change = &all["changes"][0];
+        let changes = all["changes"].as_array().context("no changes")?;
+        let change = changes.iter().find(|change| !is(change, STARTED)).context("no change")?;
         ensure!(is(change, "static-token-replaced") && change["who"] == "slotd", "{all}");
         ensure!(change["subject"]["listener"] == "admin", "{all}");
         Ok(())
@@ -402,6 +416,7 @@ fn the_log_can_be_followed() {
             let line = tokio::time::timeout(SOON, lines.recv()).await?;
             Ok(serde_json::from_str(&line.context("it ended")?)?)
         };
+        ensure!(is(&next().await?, STARTED));
         ensure!(is(&next().await?, "POST /admin/v1/services/{service}/deploy"));
         node.admin().client.post(&format!("{ADMIN}/rebalance"), "").await?.success()?;
         loop {
@@ -415,7 +430,7 @@ fn the_log_can_be_followed() {
         child.wait()?;
         ensure!(reader.join().is_ok());
         let last = listed(&node, &["audit-log", "--verify"]).await?;
-        ensure!(last["ok"] == true && last["lines"] == 4, "{last}");
+        ensure!(last["ok"] == true && last["lines"] == 5, "{last}");
         Ok(())
     });
 }

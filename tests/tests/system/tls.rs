@@ -29,16 +29,23 @@ struct Secure {
 impl Secure {
     async fn start(certificates: &Certificates, more: &[&str]) -> anyhow::Result<Self> {
         let data = tempfile::tempdir()?;
+        let (of_data, of_api) = (data.path().join("data"), certificates.api_args());
+        let of_data = of_data.to_string_lossy();
+        let (certificate, key) = (certificates.text("api.pem"), certificates.text("api.key"));
+        let own = ["--api-listen", "127.0.0.1:0", "--data-dir", &of_data];
+        let of_admin = ["--admin-tls-certificate", &certificate, "--admin-tls-key", &key];
+        let of_api: Vec<_> = of_api.iter().map(String::as_str).collect();
+        let args = [&own[..], &of_admin, &of_api, more].concat();
+        Self::serve(data, &args).await
+    }
+    /// With these arguments, and an admin listener of its own.
+    async fn serve(data: tempfile::TempDir, args: &[&str]) -> anyhow::Result<Self> {
         let addresses = data.path().join("addresses.json");
         let log = std::fs::File::create(data.path().join("log"))?;
         let mut command = slotd()?;
-        command.args(["serve", "--api-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
-        command.arg("--data-dir").arg(data.path().join("data"));
+        command.args(["serve", "--admin-listen", "127.0.0.1:0"]);
         command.arg("--addresses-file").arg(&addresses);
-        command.args(certificates.api_args());
-        command.arg("--admin-tls-certificate").arg(certificates.path("api.pem"));
-        command.arg("--admin-tls-key").arg(certificates.path("api.key"));
-        command.args(more).stdout(log.try_clone()?).stderr(log);
+        command.args(args).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn()?;
         let mut this = Self { child, addresses: Addresses { api: ANY, admin: ANY }, _data: data };
         let until = Instant::now() + SOON;
@@ -243,5 +250,38 @@ fn off_loopback_tls_is_required() {
         failed(&check(&unfit).await?, "can't read a private key")?;
         failed(&check(&["--admin-tls-client-authority", &authority]).await?, "in TLS only")?;
         Ok(())
+    });
+}
+
+/// The file that people begin with must start a node as it is; without TLS it would not.
+#[test]
+fn the_file_in_the_documentation_starts_a_node_that_others_reach() {
+    scenario(async {
+        let certificates = Certificates::make(&[]).await?;
+        let home = tempfile::tempdir()?;
+        std::fs::write(certificates.path("api-token"), "a-token-for-the-api")?;
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+        let page = std::fs::read_to_string(page)?;
+        let (_, file) = page.split_once("A complete file").context("no file")?;
+        let (_, file) = file.split_once("```toml\n").context("no TOML")?;
+        let (file, _) = file.split_once("```").context("no end")?;
+        ensure!(file.contains("listen = \"0.0.0.0:7070\""), "{file}");
+        let folder = certificates.text("");
+        let file = file.replace("/etc/slotd/", &folder);
+        let data = home.path().join("data").to_string_lossy().into_owned();
+        let file = file.replace("/var/lib/slotd", &data);
+        let path = home.path().join("slotd.toml").to_string_lossy().into_owned();
+        std::fs::write(&path, &file)?;
+        worked(run_slotd(&["config", "check", "--config", &path]).await?)?;
+        let node = Secure::serve(home, &["--config", &path, "--api-listen", "0.0.0.0:0"]).await?;
+        let tls = connector(&certificates.authority())?;
+        let address = (HOST, node.addresses.api.port());
+        let stream = tokio::net::TcpStream::connect(address).await?;
+        tls.connect(host()?, stream).await.context("a handshake")?;
+
+        let lines = file.lines().filter(|line| !line.starts_with("tls_"));
+        std::fs::write(&path, lines.collect::<Vec<_>>().join("\n"))?;
+        let refused = run_slotd(&["config", "check", "--config", &path]).await?;
+        failed(&refused, "api.tls_certificate")
     });
 }

@@ -4,7 +4,7 @@ mod remote;
 
 pub(crate) use remote::{Remote, RemoteKeys, is_fetchable};
 
-use crate::{crypto, limits};
+use crate::{crypto, limits, minted, token::hash};
 use jsonwebtoken::{
     Algorithm, DecodingKey,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse},
@@ -17,12 +17,14 @@ use std::fmt;
 /// known) are as if they were not there.
 pub(crate) struct KeySet(Vec<Key>);
 
-struct Key {
+pub(crate) struct Key {
     id: Option<String>,
+    /// Of what it is made of, whatever its name: what it has let in is tied to it.
+    pub(crate) fingerprint: Box<str>,
     algorithms: Vec<Algorithm>,
     /// As it came: to see whether it is still there.
     jwk: Jwk,
-    key: DecodingKey,
+    pub(crate) key: DecodingKey,
 }
 
 /// Why something is no JWKS.
@@ -58,11 +60,21 @@ impl KeySet {
         &'a self,
         id: Option<&'a str>,
         algorithm: Algorithm,
-    ) -> impl Iterator<Item = &'a DecodingKey> {
+    ) -> impl Iterator<Item = &'a Key> {
         let fits = move |key: &&Key| {
             key.algorithms.contains(&algorithm) && id.is_none_or(|id| key.id.as_deref() == Some(id))
         };
-        self.0.iter().filter(fits).map(|key| &key.key).take(limits::KEYS_TRIED_MAX)
+        self.0.iter().filter(fits).take(limits::KEYS_TRIED_MAX)
+    }
+
+    /// Whether it has the key of this fingerprint.
+    pub(crate) fn has(&self, fingerprint: &str) -> bool {
+        self.0.iter().any(|key| *key.fingerprint == *fingerprint)
+    }
+
+    /// The names of its keys, for a person.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|key| key.id.as_deref().unwrap_or("(one without a name)"))
     }
 
     /// Whether this one lacks a key that the other one has.
@@ -115,6 +127,8 @@ impl Key {
             algorithms.retain(|algorithm| KeyAlgorithm::from(*algorithm) == only);
         }
         let key = DecodingKey::from_jwk(&jwk).ok()?;
-        Some(Self { id, algorithms, key, jwk })
+        let made_of = serde_json::to_vec(&jwk.algorithm).ok()?;
+        let fingerprint = minted::fingerprint(&hash(&made_of)).into();
+        Some(Self { id, fingerprint, algorithms, key, jwk })
     }
 }

@@ -56,6 +56,8 @@ struct State {
     /// Of the last fetch.
     error: Option<String>,
     is_fetching: bool,
+    /// Something was let in before there were keys, by what they may not have.
+    is_owed: bool,
 }
 
 /// The keys as they are now.
@@ -124,6 +126,27 @@ impl Remote {
         look
     }
 
+    /// The keys that are known.
+    pub(crate) fn known(&self) -> Option<Arc<KeySet>> {
+        self.state.lock().set.clone()
+    }
+
+    /// Whether the key of this fingerprint is still there, as far as that is known. While no keys have been fetched it
+    /// counts as there, and whoever was let in by it is looked at again when they are.
+    pub(crate) fn may_have(self: &Arc<Self>, fingerprint: &str, now_ms: u64) -> bool {
+        if let Some(set) = self.look(now_ms).set {
+            return set.has(fingerprint);
+        }
+        let mut state = self.state.lock();
+        if let Some(set) = &state.set {
+            return set.has(fingerprint);
+        }
+        state.is_owed = true;
+        drop(state);
+        self.begin(now_ms);
+        true
+    }
+
     /// Waits until keys have been fetched, or can't be: by this call, or by another one that began before.
     pub(crate) async fn fetch(self: &Arc<Self>, now_ms: u64) {
         let mut ended = self.ended.subscribe();
@@ -160,7 +183,8 @@ impl Remote {
         state.is_fetching = false;
         match fetched.unwrap_or_else(|| Err("the fetch was cancelled".into())) {
             Ok(Fetched { set, kept }) => {
-                is_gone = state.set.as_ref().is_some_and(|before| set.lacks_of(before));
+                let is_lacking = state.set.as_ref().is_some_and(|before| set.lacks_of(before));
+                is_gone = std::mem::take(&mut state.is_owed) || is_lacking;
                 state.set = Some(Arc::new(set));
                 state.kept_ms = ms(kept);
                 state.fetched_ms = now_ms;

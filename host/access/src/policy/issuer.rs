@@ -13,7 +13,9 @@ pub(crate) struct Issuer {
     pub(crate) audience: Vec<String>,
     pub(crate) algorithms: Vec<Algorithm>,
     pub(crate) skew_ms: u64,
-    /// Those that identities have besides `sub`.
+    /// The claim that identities have their subject from: `sub`, unless the table says otherwise.
+    pub(crate) subject: Box<str>,
+    /// Those that identities have besides.
     pub(crate) claims: Vec<String>,
     pub(crate) keys: KeySource,
 }
@@ -44,6 +46,14 @@ pub(super) const ALGORITHMS_DEFAULT: [Algorithm; 3] =
     [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
 
 impl Issuer {
+    /// Whether it still has the key of this fingerprint, as far as that is known.
+    pub(crate) fn may_have(&self, key: &str, now_ms: u64) -> bool {
+        match &self.keys {
+            KeySource::File(set) => set.has(key),
+            KeySource::Url(remote) => remote.may_have(key, now_ms),
+        }
+    }
+
     /// The same one with keys that are there already.
     pub(crate) fn with_keys(&self, keys: Arc<Remote>) -> Self {
         Self {
@@ -52,6 +62,7 @@ impl Issuer {
             audience: self.audience.clone(),
             algorithms: self.algorithms.clone(),
             skew_ms: self.skew_ms,
+            subject: self.subject.clone(),
             claims: self.claims.clone(),
             keys: KeySource::Url(keys),
         }

@@ -6,10 +6,10 @@ use super::{
     minting, parse,
     server::{Answer, Server},
 };
-use crate::{Access, Identity, Listener, Policy, Refused, RefusedKind, limits};
+use crate::{Access, Identity, Listener, Policy, Refused, RefusedKind, Scope, Verb, limits};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use serde_json::json;
+use serde_json::{Map, json};
 use std::{
     sync::{
         Arc,
@@ -176,20 +176,69 @@ async fn keys_that_are_withdrawn_raise_the_epoch_and_new_ones_do_not() {
     let keys = publish(&[&one]);
     let server = Server::start(move |_| Some(keys.clone())).await;
     let access = accessing(&server);
-    let first = identify(&access, &token(&one), NOW_MS).await.unwrap();
-    assert_eq!(first.epoch, access.epoch());
+    let told = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&told);
+    access.on_withdrawn(move || {
+        count.fetch_add(1, SeqCst);
+    });
+    identify(&access, &token(&one), NOW_MS).await.unwrap();
+    let first = access.epoch();
 
     let keys = publish(&[&one, &two]);
     server.answer(move |_| Some(keys.clone()));
     identify(&access, &token(&two), NOW_MS + 10_000).await.unwrap();
-    assert_eq!(first.epoch, access.epoch());
+    assert_eq!((first, 0), (access.epoch(), told.load(SeqCst)));
 
     let keys = publish(&[&two]);
     server.answer(move |_| Some(keys.clone()));
     identify(&access, &token(&Key::p256("unknown")), NOW_MS + 20_000).await.unwrap_err();
-    assert!(access.epoch() > first.epoch, "whoever holds an identity looks again");
+    assert!(access.epoch() > first, "whoever holds an identity looks again");
+    assert_eq!(told.load(SeqCst), 1, "and hears of it");
     let refused = identify(&access, &token(&one), NOW_MS + 20_000).await;
     assert_eq!(refused.unwrap_err().kind, RefusedKind::Unauthorized);
+}
+
+/// Withdrawing a key is what is left when it was stolen: what was minted with it would live on for a day.
+#[tokio::test]
+async fn what_was_minted_ends_with_the_key_that_let_its_minter_in() {
+    let (one, two) = (Key::p256("one"), Key::ed("two"));
+    let keys = publish(&[&one, &two]);
+    let server = Server::start(move |_| Some(keys.clone())).await;
+    let url = &server.url;
+    let policy = format!(
+        "[[issuer]]\nname = 'accounts'\nissuer = 'https://accounts.example.com'\naudience = 'slotd'\n\
+         jwks = '{url}/jwks'\n[[rule]]\nwho = 'accounts:*'\nallow = ['mint', 'send']\non = 'chat'"
+    );
+    let start = || {
+        let access = Access::new(Some([1; 32]), None, minting());
+        access.set_policy(parse(&policy));
+        access
+    };
+    let access = start();
+    let alice = identify(&access, &token(&one), NOW_MS).await.unwrap();
+    let scope = Scope { service: "chat".into(), session: "a".into(), verbs: vec![Verb::Send] };
+    let ttl = Duration::from_secs(600);
+    let (minted, _) = access.mint(&alice, scope, None, &Map::new(), ttl, NOW_MS).unwrap();
+    assert!(identify(&access, &minted, NOW_MS).await.is_ok());
+
+    let keys = publish(&[&two]);
+    server.answer(move |_| Some(keys.clone()));
+    // Another node, which has asked for no keys yet: it must not refuse everybody while the issuer is down.
+    let other = start();
+    let (told, mut hears) = tokio::sync::watch::channel(());
+    other.on_withdrawn(move || {
+        let _ = told.send(());
+    });
+    let before = other.epoch();
+    assert!(identify(&other, &minted, NOW_MS).await.is_ok());
+    hears.changed().await.unwrap();
+    assert!(other.epoch() > before);
+    for access in [&other, &access] {
+        // The one that has the old keys learns of it by a token of an unknown key.
+        let _ = identify(access, &token(&Key::p256("unknown")), NOW_MS + 10_000).await;
+        let refused = identify(access, &minted, NOW_MS + 10_000).await;
+        assert_eq!(refused.unwrap_err().kind, RefusedKind::Unauthorized);
+    }
 }
 
 #[tokio::test]

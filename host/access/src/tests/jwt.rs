@@ -5,7 +5,7 @@ use super::{
     keys::{Key, b64, hmac, jwks},
     minting,
 };
-use crate::{Access, Identity, Listener, Policy, Refused, RefusedKind};
+use crate::{Access, Identity, Listener, Policy, Refused, RefusedKind, Verb};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::sync::LazyLock;
@@ -344,4 +344,105 @@ proptest! {
         let claims = claims().to_string().replacen('{', &format!("{{\"{name}\":{value},"), 1);
         let _ = identify(ISSUER.p256.raw(r#"{"alg":"ES256","kid":"p256"}"#, &claims));
     }
+}
+
+/// An issuer with its keys in a file, and more in its table.
+fn accounts(key: &Key, more: &str) -> Access {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("keys.json"), jwks([key]).to_string()).unwrap();
+    let issuer = "[[issuer]]\nname = 'accounts'\nissuer = 'https://accounts.example.com'\n\
+        audience = 'slotd'\njwks_file = 'keys.json'\n";
+    let policy = Policy::parse(&format!("{issuer}{more}"), folder.path());
+    let access = Access::new(Some([1; 32]), None, minting());
+    access.set_policy(policy.unwrap_or_else(|faults| panic!("{faults:?}")));
+    access
+}
+
+/// Keycloak has roles within other claims, and names of others are URLs with dots.
+#[test]
+fn a_claim_within_others_is_named_by_the_way_to_it() {
+    let key = Key::ed("ed");
+    let access = accounts(
+        &key,
+        "claims = ['realm_access.roles', 'https://a.example/org', 'a.b.c']\n\
+         [[rule]]\nwho = 'accounts:*'\nallow = 'send'\non = 'chat/{https://a.example/org}'\nwhen.realm_access.roles = 'staff'\n\
+         [[rule]]\nwho = 'accounts:*'\nallow = 'read'\non = 'chat'\nwhen = { 'a.b.c' = 1 }",
+    );
+    let may = |more: &[(&str, Value)]| {
+        let mut claims = claims();
+        for (name, value) in more {
+            claims[*name] = value.clone();
+        }
+        let token = key.token(&claims);
+        let who = access.identify_now(Listener::Api, token.as_bytes(), NOW_MS).unwrap().unwrap();
+        [Verb::Send, Verb::Read].map(|verb| super::may(&access, &who, verb, "chat/acme"))
+    };
+    let org = ("https://a.example/org", json!("acme"));
+    let roles = |roles: Value| ("realm_access", json!({ "roles": roles }));
+    assert_eq!(may(&[roles(json!(["guest", "staff"])), org.clone()]), [true, false]);
+    assert_eq!(may(&[roles(json!(["guest"])), org.clone()]), [false, false]);
+    assert_eq!(may(&[("realm_access", json!(["staff"])), org]), [false, false]);
+    assert_eq!(may(&[("a", json!({"b": {"c": 1}}))]), [false, true]);
+    assert_eq!(may(&[("a", json!({"b": 1}))]), [false, false]);
+}
+
+/// Subjects of some issuers are numbers that nobody can write a rule for.
+#[test]
+fn the_subject_is_the_claim_that_the_issuer_says() {
+    let key = Key::ed("ed");
+    let access = accounts(&key, "subject = 'email'");
+    let who = |email: Value, verified: Option<Value>| {
+        let mut claims = but("email", email);
+        if let Some(verified) = verified {
+            claims["email_verified"] = verified;
+        }
+        access.identify_now(Listener::Api, key.token(&claims).as_bytes(), NOW_MS).unwrap()
+    };
+    for verified in [None, Some(json!(true))] {
+        let ann = who(json!("ann@example.com"), verified).unwrap();
+        assert_eq!(ann.to_string(), "accounts:ann@example.com");
+    }
+    for verified in [json!(false), json!("true")] {
+        let refused = who(json!("ann@example.com"), Some(verified)).unwrap_err();
+        assert!(refused.detail.contains("not verified"), "{refused}");
+    }
+    for email in [json!(1), json!(["a"]), json!(""), json!(null)] {
+        let refused = who(email, None).unwrap_err();
+        assert!(refused.detail.contains("no `email` of 1 to"), "{refused}");
+    }
+    let nested = accounts(&key, "subject = 'user.name'");
+    let token = key.token(&but("user", json!({"name": "ann"})));
+    let ann = nested.identify_now(Listener::Api, token.as_bytes(), NOW_MS).unwrap().unwrap();
+    assert_eq!(ann.subject.as_deref(), Some("ann"));
+}
+
+/// With "not valid" alone an operator looks for hours for a slash at the end of `iss`.
+#[tokio::test]
+async fn an_operator_is_told_what_a_token_has_and_what_would_be_taken() {
+    let key = Key::ed("ed");
+    let access = accounts(&key, "");
+    let why = async |token: &str| {
+        let refused = access.identify_aloud(Listener::Api, token.as_bytes(), NOW_MS).await;
+        refused.unwrap_err().detail
+    };
+    for (token, wanted) in [
+        (
+            key.token(&but("iss", json!("https://accounts.example.com/"))),
+            "it has `iss` \"https://accounts.example.com/\", `aud` \"slotd\", `alg` EdDSA, `kid` \"ed\"; the policy \
+             has the issuers: https://accounts.example.com",
+        ),
+        (key.token(&but("aud", json!(["a", "b"]))), "takes the audiences slotd"),
+        (Key::p384("x").token(&claims()), "the algorithms RS256, ES256, EdDSA"),
+        (Key::ed("other").token(&claims()), "`kid` \"other\"; the issuer accounts"),
+        (Key::ed("other").token(&claims()), "its keys are: ed"),
+        ("nothing".to_owned(), "the token is not one that is valid here"),
+    ] {
+        let why = why(&token).await;
+        assert!(why.contains(wanted), "{why}");
+    }
+    let long = why(&key.token(&but("iss", json!("x".repeat(2000))))).await;
+    assert!(long.len() < 600, "{long}");
+    assert!(
+        access.identify_aloud(Listener::Api, key.token(&claims()).as_bytes(), NOW_MS).await.is_ok()
+    );
 }

@@ -18,7 +18,7 @@ use serde_json::json;
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -50,6 +50,7 @@ pub(super) struct Files {
 /// The file that is written to.
 struct Open {
     file: File,
+    path: PathBuf,
     /// Up to the end of the last line.
     bytes: u64,
     /// The number of the next line.
@@ -77,9 +78,11 @@ impl Files {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).map_err(at(&self.dir))?;
         let mut files = list(&self.dir)?;
         let mut cut = 0;
+        let mut empty = Vec::new();
         let mut open = loop {
             let Some((first, path)) = files.last() else {
-                break Open { file: make(&self.dir, 1)?, bytes: 0, next: 1, previous: None };
+                let (file, path) = make(&self.dir, 1)?;
+                break Open { file, path, bytes: 0, next: 1, previous: None };
             };
             let (open, torn) = reopen(path, *first)?;
             cut += torn;
@@ -87,8 +90,7 @@ impl Files {
                 break open;
             }
             // A crash came between making it and its first line. The hash is in the one before.
-            fs::remove_file(path).map_err(at(path))?;
-            files.pop();
+            empty.extend(files.pop().map(|(_, path)| path));
         };
         if cut > 0 {
             tracing::warn!(
@@ -98,7 +100,11 @@ impl Files {
             let mut change = Change::event("line-cut");
             change.before.insert("bytes".into(), json!(cut));
             let line = self.line(&open, node, now_ms, Kind::Event, change)?;
-            open.put(&line)?;
+            // What is cut off goes only with the line that says so: the disk may be full.
+            open.put_over(&line)?;
+        }
+        for path in empty {
+            fs::remove_file(&path).map_err(at(&path))?;
         }
         self.open = Some(open);
         Ok(())
@@ -169,8 +175,8 @@ impl Files {
     fn rotate(&self, old: Open, node: &str, now_ms: u64) -> Result<Open, String> {
         // Gives back the room that was kept behind its last line.
         old.file.set_len(old.bytes).map_err(at(&self.dir))?;
-        let file = make(&self.dir, old.next)?;
-        let mut open = Open { file, bytes: 0, ..old };
+        let (file, path) = make(&self.dir, old.next)?;
+        let mut open = Open { file, path, bytes: 0, ..old };
         let files = list(&self.dir)?;
         let too_many = files.len().saturating_sub(self.limits.files);
         let kept_from = files.get(too_many).map(|(first, _)| *first);
@@ -227,10 +233,29 @@ impl Open {
             let _ = self.file.set_len(self.bytes).and_then(|()| self.file.sync_data());
             return Err(format!("writing the audit log: {e}"));
         }
-        self.bytes += whole.len() as u64;
+        self.has(line, whole.len());
+        Ok(())
+    }
+
+    /// As [`Self::put`], in the place of the part of a line that there may be. If it fails, there still is one.
+    fn put_over(&mut self, line: &[u8]) -> Result<(), String> {
+        let whole = [line, b"\n"].concat();
+        let end = self.bytes + whole.len() as u64;
+        // What is opened to append ignores where it is to be written.
+        let written = OpenOptions::new().write(true).open(&self.path).and_then(|file| {
+            file.write_all_at(&whole, self.bytes)?;
+            file.set_len(end)?;
+            file.sync_data()
+        });
+        written.map_err(|e| format!("writing the audit log: {e}"))?;
+        self.has(line, whole.len());
+        Ok(())
+    }
+
+    fn has(&mut self, line: &[u8], bytes: usize) {
+        self.bytes += bytes as u64;
         self.next += 1;
         self.previous = Some(Digest::of(line));
-        Ok(())
     }
 }
 
@@ -258,30 +283,27 @@ fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>, String> {
     Ok(files)
 }
 
-fn make(dir: &Path, first: u64) -> Result<File, String> {
+fn make(dir: &Path, first: u64) -> Result<(File, PathBuf), String> {
     let path = dir.join(format!("{PREFIX}{first:020}{SUFFIX}"));
     let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
     let file = file.map_err(at(&path))?;
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(at(dir))?;
-    Ok(file)
+    Ok((file, path))
 }
 
-/// Opens a file to go on with, and cuts off what there is behind its last line: how many bytes.
+/// Opens a file to go on with, and how many bytes there are behind its last line.
 fn reopen(path: &Path, first: u64) -> Result<(Open, u64), String> {
     let text = fs::read(path).map_err(at(path))?;
     let end = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
     let file = OpenOptions::new().append(true).open(path).map_err(at(path))?;
     let cut = (text.len() - end) as u64;
-    if cut > 0 {
-        file.set_len(end as u64).and_then(|()| file.sync_data()).map_err(at(path))?;
-    }
     let lines = &text[..end];
     let last = lines.strip_suffix(b"\n").map(|lines| {
         let begin = lines.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         Digest::of(&lines[begin..])
     });
     let next = first + memchr_count(lines);
-    Ok((Open { file, bytes: end as u64, next, previous: last }, cut))
+    Ok((Open { file, path: path.to_owned(), bytes: end as u64, next, previous: last }, cut))
 }
 
 /// Up to `count` whole lines from number `from` on.
@@ -322,7 +344,8 @@ fn at(path: &Path) -> impl Fn(io::Error) -> String + use<> {
 #[cfg(test)]
 mod tests {
     use super::{super::verify::Verifier, *};
-    use std::os::unix::fs::PermissionsExt as _;
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+    use std::os::{fd::AsRawFd as _, unix::fs::PermissionsExt as _};
 
     const SMALL: Limits = Limits { file_bytes: 2_000, files: 3 };
 
@@ -402,6 +425,40 @@ mod tests {
         make(&dir.path().join("audit"), 3).unwrap();
         let mut files = Files::new(dir.path().join("audit"), Limits::default());
         assert_eq!(files.append("n", 1, Kind::Event, change(4), 1), Ok(3));
+        assert_eq!(verified(files.dir()), Ok(3));
+    }
+
+    /// A part of a line that is gone without a word is one that somebody may have taken away.
+    #[test]
+    fn on_a_full_disk_a_torn_line_stays_until_a_line_says_that_it_is_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("audit");
+        let mut files = Files::new(folder.clone(), Limits::default());
+        files.append("n", 1, Kind::Event, change(1), 1).unwrap();
+        drop(files);
+        let (_, path) = list(&folder).unwrap().pop().unwrap();
+        let torn = [fs::read(&path).unwrap(), b"{\"format\":1,".to_vec()].concat();
+        // A file that can't grow.
+        let full: File = memfd_create("audit", MemfdFlags::ALLOW_SEALING).unwrap().into();
+        full.write_all_at(&torn, 0).unwrap();
+        fcntl_add_seals(&full, SealFlags::GROW).unwrap();
+        fs::remove_file(&path).unwrap();
+        let of_memory = format!("/proc/self/fd/{}", full.as_raw_fd());
+        std::os::unix::fs::symlink(of_memory, &path).unwrap();
+        let mut files = Files::new(folder.clone(), Limits::default());
+        for _ in 0..2 {
+            assert!(files.open("n", 1).is_err());
+            assert_eq!(fs::read(&path).unwrap(), torn);
+        }
+        // There is room again, for another process.
+        drop(files);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, &torn).unwrap();
+        let mut files = Files::new(folder, Limits::default());
+        assert_eq!(files.append("n", 1, Kind::Event, change(2), 1), Ok(3));
+        let lines = read(files.dir(), 2, 1).unwrap();
+        let cut = Line::decode(&lines[0].1).unwrap().change;
+        assert_eq!((&*cut.action, &cut.before["bytes"]), ("line-cut", &json!(12)));
         assert_eq!(verified(files.dir()), Ok(3));
     }
 

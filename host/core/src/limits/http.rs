@@ -180,6 +180,8 @@ pub const CERTIFICATE_NAME_BYTES_MAX: usize = 256;
 /// Life of the certificates that `slotd tls init` makes for listeners and clients: browsers take those of
 /// public authorities for 398 days at most, and a renewal each year is not forgotten more than one each ten.
 pub const LISTENER_CERTIFICATE_LIFE: Duration = Duration::from_secs(397 * 24 * 3_600);
+/// How long before it was made a certificate begins: clocks of clients may be behind.
+pub const LISTENER_CERTIFICATE_BEFORE: Duration = Duration::from_secs(24 * 3_600);
 /// Life of the authority that it makes for them: every client has to be given another one then.
 pub const LISTENER_AUTHORITY_LIFE: Duration = Duration::from_secs(3_650 * 24 * 3_600);
 /// A client's name in a certificate: what X.509 lets a common name have.

@@ -15,7 +15,7 @@ use crate::{
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 /// The first byte of batches that every version reads. Claims are always written so: whoever is too
 /// old for the rest of a log still reads who has it.
@@ -143,11 +143,28 @@ impl Entry {
     pub fn client_key(&self) -> Option<&str> {
         self.id.as_deref().filter(|id| !id.starts_with(INTERNAL_KEY))
     }
+
+    /// What its idempotency key is remembered by.
+    pub fn used_key(&self) -> Option<Cow<'_, str>> {
+        let id = self.id.as_deref()?;
+        Some(used_key(id, self.client().map(|client| &**client)))
+    }
+}
+
+/// What an idempotency key is remembered by: each client who was shown to be somebody has keys of its own, so that nobody
+/// can use up another's.
+pub fn used_key<'a>(id: &'a str, client: Option<&Client>) -> Cow<'a, str> {
+    match client {
+        None => id.into(),
+        Some(client) => format!("{CLIENT_KEY}{:032x}{id}", client.scope()).into(),
+    }
 }
 
 /// What an idempotency key begins with that a node gave to a message of its own accord. No client
 /// can send it, and neither clients nor plugins are shown one.
 pub const INTERNAL_KEY: char = '\u{1}';
+/// What a key begins with that is remembered for one client. No client can send it.
+const CLIENT_KEY: char = '\u{2}';
 
 /// An event that a handler emitted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

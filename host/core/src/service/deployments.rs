@@ -27,9 +27,13 @@ pub struct Deployment {
     /// deployments from before that existed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub same_state: bool,
-    /// Who deployed it, if the request named the sender.
+    /// Who deployed it, as the request said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Arc<str>>,
+    /// Who that was shown to be: the text of an identity. Absent where nothing was shown, and in deployments from before
+    /// it was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Arc<str>>,
     /// The key that had signed it, if one had to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signer: Option<Signer>,
@@ -53,9 +57,21 @@ pub struct Switched {
     /// The previous deployment; `None`: there was none.
     pub from: Option<DeploymentId>,
     pub at_ms: u64,
-    /// Who requested it, if the request named the sender.
+    /// Who requested it, as the request said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Arc<str>>,
+    /// Who that was shown to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Arc<str>>,
+}
+
+/// Who asks for a change of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Author {
+    /// As the request says: anybody may say anything.
+    pub said: Option<Arc<str>>,
+    /// As it was shown to the node.
+    pub identity: Option<Arc<str>>,
 }
 
 /// An operator's statements about a change of a service.
@@ -63,7 +79,7 @@ pub struct Switched {
 pub struct Change {
     /// The version reads the state of every other one unchanged.
     pub same_state: bool,
-    pub by: Option<Arc<str>>,
+    pub by: Author,
     pub now_ms: u64,
     /// The key that has signed the component.
     pub signer: Option<Signer>,
@@ -127,6 +143,13 @@ impl Deployment {
     }
 }
 
+impl Switched {
+    fn by(change: &Change, from: Option<DeploymentId>) -> Self {
+        let Author { said, identity } = change.by.clone();
+        Self { from, at_ms: change.now_ms, by: said, identity }
+    }
+}
+
 impl Service {
     pub fn deployment(&self, id: DeploymentId) -> Option<&Deployment> {
         let at = id.checked_sub(self.first)?;
@@ -149,7 +172,7 @@ impl Service {
             first: self.first + self.deployments.len() as DeploymentId,
             since: self.generation + 1,
             purged: 0,
-            switched: Some(Switched { from, at_ms: change.now_ms, by: change.by.clone() }),
+            switched: Some(Switched::by(change, from)),
             unknown: self.unknown.clone(),
         }
     }
@@ -226,7 +249,8 @@ impl Service {
             label,
             deployed_ms: change.now_ms,
             same_state: change.same_state,
-            by: change.by.clone(),
+            by: change.by.said.clone(),
+            identity: change.by.identity.clone(),
             signer: change.signer.clone(),
             unknown: Unknown::default(),
         });
@@ -251,7 +275,7 @@ impl Service {
 
     fn switch_to(&mut self, id: DeploymentId, change: &Change) {
         let from = (self.current != REMOVED).then_some(self.current);
-        self.switched = Some(Switched { from, at_ms: change.now_ms, by: change.by.clone() });
+        self.switched = Some(Switched::by(change, from));
         self.current = id;
         self.generation += 1;
         // Returning to the current deployment would change nothing.
@@ -396,6 +420,26 @@ mod tests {
         let stored = serde_json::to_string(&second.deployments[1]).unwrap_or_default();
         assert!(stored.contains(r#""signer":{"key":"ci","fingerprint":"0707"#), "{stored}");
         assert!(!serde_json::to_string(&plain).unwrap_or_default().contains("signer"));
+        Ok(())
+    }
+
+    /// Whoever deploys could otherwise be said to be anybody; and earlier versions must keep what they do not know.
+    #[test]
+    fn who_was_shown_stands_beside_who_was_said() -> Result<(), Error> {
+        let name = ServiceName::parse("chat")?;
+        let by = Author { said: Some("ann".into()), identity: Some("token:ci".into()) };
+        let change = Change { by, ..Change::default() };
+        let made = Service::deployed(None, &name, None, digest(1), &change)?;
+        let made = made.ok_or_else(|| Error::internal("no change"))?;
+        let stored = serde_json::to_value(&made).unwrap_or_default();
+        for of in [&stored["deployments"][0], &stored["switched"]] {
+            assert_eq!((&of["by"], &of["identity"]), (&"ann".into(), &"token:ci".into()));
+        }
+        // As it was stored before.
+        let old = r#"{"from":null,"at_ms":1,"by":"ann"}"#;
+        let old: Switched =
+            serde_json::from_str(old).map_err(|e| Error::internal(e.to_string()))?;
+        assert_eq!((old.by.as_deref(), old.identity), (Some("ann"), None));
         Ok(())
     }
 

@@ -8,6 +8,6 @@ pub(crate) mod kept;
 pub(crate) mod target;
 
 pub use catalogue::Catalogue;
-pub use deployments::{Change, Deployment, Signer};
+pub use deployments::{Author, Change, Deployment, Signer};
 pub use kept::KeptPlugins;
 pub use target::Target;

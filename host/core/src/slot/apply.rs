@@ -7,10 +7,9 @@ use crate::{
     level::{EFFECTS_FROM, HTTP_FROM, IDENTITY_FROM},
     limits,
     log::record::{Activate, DeploymentId, Entry, Event, Head, Message, Pin, Record},
-    message::{Answer, Client, Consistency, Incoming, Sent},
+    message::{Answer, Consistency, Incoming, Sent},
     names::{ServiceName, SessionKey},
     operation::{self, Operation as _},
-    operator,
     plugin::{Call, Caller, Failure, Guests, Input, StateFault},
     position::Incarnation,
     service::{
@@ -23,7 +22,7 @@ use crate::{
         calls::Done,
         mail::Serve,
         overlay::Transaction,
-        records::{fingerprint, may_repeat, new_record, reply_to},
+        records::{fingerprint, new_record, reply_to},
         session::Session,
         shell::Shell,
     },
@@ -293,59 +292,13 @@ impl Shell {
         Ok(self.switch_to(&target))
     }
 
-    /// The answer of an earlier message with the same idempotency key.
-    pub(super) fn recall(
-        &mut self,
-        session: &mut Session,
-        id: &str,
-        fingerprint: u128,
-        by: Option<&Client>,
-    ) -> Result<Option<Sent>, Error> {
-        if !session.exists() {
-            return Ok(None);
-        }
-        let number = session.head.session_number;
-        let remembered = match session.remembered.get(id) {
-            Some(remembered) => Some(*remembered),
-            None => self.context.store.remembered(self.slot, number, id)?,
-        };
-        let Some(remembered) = remembered else { return Ok(None) };
-        if remembered.fingerprint != fingerprint {
-            return Err(Error::of(
-                Cause::KeyConflict,
-                format!(
-                    "idempotency key {:?} was used for message {} with another body",
-                    operator::shown_key(id),
-                    remembered.seq
-                ),
-            ));
-        }
-        let entry = match session.recent.iter().find(|entry| entry.seq == remembered.seq) {
-            Some(entry) => entry.clone(),
-            None => {
-                let found = self.context.store.history(self.slot, number, remembered.seq - 1, 1, 0);
-                let found = found?.into_iter().next();
-                found.ok_or_else(|| {
-                    Error::internal(format!("message {} is missing from history", remembered.seq))
-                })?
-            }
-        };
-        if !may_repeat(entry.client().map(|client| &**client), by) {
-            return Err(Error::of(
-                Cause::KeyConflict,
-                format!(
-                    "idempotency key {:?} was used for message {} by another client",
-                    operator::shown_key(id),
-                    remembered.seq
-                ),
-            ));
-        }
-        let label = self.context.catalogue.label(&session.key.service, entry.deployment);
-        let of = Incarnation::of(&session.head);
-        Ok(Some(self.sent(&entry, of, label, true)))
-    }
-
-    fn sent(&self, entry: &Entry, of: Incarnation, plugin: Arc<str>, replayed: bool) -> Sent {
+    pub(super) fn sent(
+        &self,
+        entry: &Entry,
+        of: Incarnation,
+        plugin: Arc<str>,
+        replayed: bool,
+    ) -> Sent {
         Sent {
             seq: entry.seq,
             incarnation: Some(of),

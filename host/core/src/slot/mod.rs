@@ -34,6 +34,7 @@ pub(crate) mod overlay;
 mod presence;
 mod purge;
 pub mod read;
+mod recall;
 mod receive;
 mod records;
 pub mod request;

@@ -43,9 +43,9 @@ pub(super) fn new_record(
     fingerprint: u128,
     written: Written,
 ) -> Box<Message> {
-    if let Some(id) = &entry.id {
+    if let Some(key) = entry.used_key() {
         let remembered = crate::state::Remembered { seq: entry.seq, fingerprint };
-        session.remembered.insert(id.clone(), remembered);
+        session.remembered.insert(key.into_owned(), remembered);
     }
     session.recent.push_back(entry.clone());
     let (key, head) = (session.key.clone(), session.head.clone());

@@ -2,12 +2,7 @@
 
 use crate::{
     cli::exit::{CliError, Exit},
-    config::{
-        Kind, Loaded, Sources,
-        docs::flag_help,
-        keys::{KEYS, Key},
-        load,
-    },
+    config::{Kind, Loaded, Sources, docs::flag_help, keys::KEYS, load},
 };
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use std::{path::PathBuf, sync::LazyLock};
@@ -36,7 +31,7 @@ impl FromArgMatches for ConfigArgs {
     }
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         self.file = matches.get_one::<PathBuf>("config").cloned();
-        for key in KEYS {
+        for key in KEYS.iter() {
             if let Some(value) = matches.get_one::<String>(key.name) {
                 self.flags.push((key.name, value.clone()));
             }
@@ -56,7 +51,7 @@ impl Args for ConfigArgs {
             );
         // clap keeps names for as long as the program runs.
         static FLAGS: LazyLock<Vec<String>> =
-            LazyLock::new(|| KEYS.iter().map(Key::flag).collect());
+            LazyLock::new(|| KEYS.iter().map(|key| key.flag()).collect());
         KEYS.iter().zip(&*FLAGS).fold(command.arg(file), |command, (key, flag)| {
             let help = flag_help(key);
             // The short help has the first sentence; `--help` has all.

@@ -9,7 +9,10 @@ use crate::{
     limits,
     tls::ClientFiles,
 };
-use clap::Args;
+use clap::{
+    Args,
+    builder::{OsStringValueParser, TypedValueParser},
+};
 use std::{path::PathBuf, time::Duration};
 
 #[derive(Debug, Args)]
@@ -56,25 +59,37 @@ pub struct AdminOnlyArgs {
 pub struct TlsArgs {
     /// The authorities that certificates of https:// URLs must have [default: the system's]
     #[arg(long, env = "SLOTD_CA", value_name = "FILE", hide_env_values = true)]
+    #[arg(value_parser = path())]
     pub ca: Option<PathBuf>,
     /// A client certificate to show, for an admin API that accepts them
     #[arg(long, env = "SLOTD_CERT", value_name = "FILE", hide_env_values = true)]
-    #[arg(requires = "client_key")]
+    #[arg(value_parser = path())]
     pub cert: Option<PathBuf>,
     /// The client certificate's private key
     #[arg(long = "key", env = "SLOTD_KEY", value_name = "FILE", hide_env_values = true)]
-    #[arg(requires = "cert")]
+    #[arg(value_parser = path())]
     pub client_key: Option<PathBuf>,
 }
 
+/// Also an empty one, as a variable may be.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
 impl TlsArgs {
-    fn files(&self) -> ClientFiles {
+    fn files(&self) -> Result<ClientFiles, CliError> {
         // A variable that is set to nothing is not set.
         let given = |path: &Option<PathBuf>| path.clone().filter(|it| !it.as_os_str().is_empty());
-        ClientFiles {
-            authority: given(&self.ca),
-            certificate: given(&self.cert).zip(given(&self.client_key)),
-        }
+        let certificate = match (given(&self.cert), given(&self.client_key)) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            _ => {
+                return Err(CliError::usage(
+                    "a client certificate and its key belong together: --cert and --key, or $SLOTD_CERT and $SLOTD_KEY",
+                ));
+            }
+        };
+        Ok(ClientFiles { authority: given(&self.ca), certificate })
     }
 }
 
@@ -105,7 +120,7 @@ impl ApiArgs {
     /// The URL is invalid.
     pub fn client(&self) -> Result<Client, CliError> {
         let timeout = self.wait.timeout.unwrap_or(limits::CLIENT_TIMEOUT_DEFAULT);
-        Client::new(&self.url, given(&self.token), timeout, API, &self.tls.files())
+        Client::new(&self.url, given(&self.token), timeout, API, &self.tls.files()?)
     }
 }
 
@@ -114,7 +129,7 @@ impl AdminOnlyArgs {
     /// The URL is invalid.
     pub fn client(&self, timeout: Duration, tls: &TlsArgs) -> Result<Client, CliError> {
         let token = given(&self.admin_token);
-        Client::new(&self.admin_url, token, timeout, ADMIN, &tls.files())
+        Client::new(&self.admin_url, token, timeout, ADMIN, &tls.files()?)
     }
 }
 

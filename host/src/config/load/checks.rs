@@ -279,7 +279,7 @@ pub(super) fn open_files(loading: &Loading, file: Option<&Path>) -> Vec<String> 
         let holds = key.is_secret() || (key.name == "nats.servers" && names_user);
         holds && of_file && own_file != from
     };
-    let held = KEYS.iter().find(in_file).map(|key| (key.name, file));
+    let held = KEYS.iter().copied().find(in_file).map(|key| (key.name, file));
     let named = KEYS.iter().filter(|key| names_private_file(key.name)).filter_map(|key| match (key
         .get)(
         config,

@@ -8,6 +8,7 @@ use super::{
     super::{auth, params},
     Gate,
 };
+use crate::limits;
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
@@ -26,8 +27,6 @@ const ALLOWED: HeaderValue = HeaderValue::from_static(
 );
 /// Every method that a route of a service has.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE");
-/// Seconds for which a browser need not ask again.
-const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
 /// What is made of a request's `Origin`.
 pub(in super::super) enum Verdict {
@@ -91,7 +90,7 @@ pub(in super::super) fn preflight<R>(
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, METHODS);
         headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED);
-        headers.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE);
+        headers.insert(header::ACCESS_CONTROL_MAX_AGE, limits::PREFLIGHT_KEPT.as_secs().into());
         response
     })
 }

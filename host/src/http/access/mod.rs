@@ -29,6 +29,7 @@ use crate::{
     error::{Code, Error},
     limits,
     telemetry::metrics,
+    text::clip,
 };
 use axum::body::Body;
 use http::{HeaderMap, Uri};
@@ -44,13 +45,15 @@ pub(super) struct Gate(Arc<Inner>);
 struct Inner {
     access: Access,
     listener: Listener,
+    /// A certificate would do, too.
+    certificates: bool,
     /// What all have in common who show nothing, in the epoch in which it was made.
     nobody: RwLock<Option<Arc<Who>>>,
 }
 
 impl Gate {
-    pub(super) fn new(access: Access, listener: Listener) -> Self {
-        Self(Arc::new(Inner { access, listener, nobody: RwLock::new(None) }))
+    pub(super) fn new(access: Access, listener: Listener, certificates: bool) -> Self {
+        Self(Arc::new(Inner { access, listener, certificates, nobody: RwLock::new(None) }))
     }
     pub(super) fn access(&self) -> &Access {
         &self.0.access
@@ -135,7 +138,7 @@ impl Gate {
         if let Some(known) = known.filter(|known| known.epoch() == epoch) {
             return known;
         }
-        let identity = self.0.access.anyone(self.0.listener);
+        let identity = self.0.access.anyone();
         let who = Arc::new(Who::new(epoch, None, None, identity, self.is_open()));
         *self.0.nobody.write() = Some(who.clone());
         who
@@ -178,10 +181,13 @@ impl Gate {
 
     /// Who has shown nothing, where that is not enough.
     pub(super) fn shown_nothing(&self) -> Error {
-        counted(Error::new(
-            Code::Unauthorized,
-            "this listener requires `Authorization: Bearer <token>`",
-        ))
+        let needed = match self.0.certificates {
+            true => {
+                "this listener requires `Authorization: Bearer <token>`, or a client certificate"
+            }
+            false => "this listener requires `Authorization: Bearer <token>`",
+        };
+        counted(Error::new(Code::Unauthorized, needed))
     }
 
     /// Who shows nothing has the rights of everybody who can reach the listener: a web page that its visitor's browser
@@ -302,13 +308,40 @@ async fn body<T: DeserializeOwned>(
     let mut room = Charge::new(&**buffers, BufferKind::Bodies);
     let read = read_body(body, limits::ACCESS_BODY_BYTES_MAX, &mut room);
     let body = deadline.limit(pin!(read)).await.unwrap_or_else(|| Err(body_late()))?;
-    // Not the text of what is wrong: it may be a token.
-    serde_json::from_slice(&body).map_err(|error| {
+    parse(&body)
+}
+
+/// # Errors
+/// `request-invalid` with the field that is wrong, and never with a value, which may be a token.
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    let mut from = serde_json::Deserializer::from_slice(body);
+    let parsed = serde_path_to_error::deserialize(&mut from);
+    let wrong = |field: Option<String>, error: &serde_json::Error| {
         let (line, column) = (error.line(), error.column());
+        let said = error.to_string();
+        let what = match field.filter(|field| error.is_data() && field != ".") {
+            // With the name of the field, which serde puts first.
+            _ if said.starts_with("missing field `") => {
+                said.split(" at line").next().map(str::to_owned)
+            }
+            Some(field) if said.starts_with("unknown field `") => Some(format!(
+                "{:?} is no field of it",
+                clip(field.into(), limits::FIELD_SHOWN_BYTES)
+            )),
+            Some(field) => Some(format!(
+                "the value of {:?} is not of its type",
+                clip(field.into(), limits::FIELD_SHOWN_BYTES)
+            )),
+            None => None,
+        };
+        let what = what.unwrap_or_else(|| "it is not such JSON".to_owned());
         params::invalid(format!(
-            "the body is not what this route takes (at line {line}, column {column}); see /openapi.json"
+            "the body is not what this route takes: {what} (at line {line}, column {column}); see /openapi.json"
         ))
-    })
+    };
+    let parsed = parsed.map_err(|error| wrong(Some(error.path().to_string()), error.inner()))?;
+    from.end().map_err(|error| wrong(None, &error))?;
+    Ok(parsed)
 }
 
 /// How long something lives.
@@ -321,5 +354,42 @@ fn ttl(given: Option<&str>, min: Duration, max: Duration) -> Result<Option<Durat
             min.as_secs(),
             max.as_secs()
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only read")]
+    struct Asked {
+        name: String,
+        #[serde(default)]
+        allow: Vec<String>,
+    }
+
+    /// Whoever gets it wrong looks for a column in what a program wrote; and a token in the wrong place must not be in the
+    /// answer.
+    #[test]
+    fn a_body_that_is_wrong_is_refused_by_the_name_of_the_field() {
+        let told = |body: &str| parse::<Asked>(body.as_bytes()).unwrap_err().detail.into_owned();
+        for (body, wanted) in [
+            (r#"{"allow": []}"#, "missing field `name`"),
+            (r#"{"name": "a", "alow": ["send"]}"#, r#""alow" is no field of it"#),
+            (r#"{"name": ["s3cret"]}"#, r#"the value of "name" is not of its type"#),
+            (r#"{"name": "a", "allow": ["send", 7]}"#, r#"the value of "allow[1]" is not"#),
+            (r#"{"name": "a", "allow": "s3cret"}"#, r#"the value of "allow" is not of its type"#),
+            (r#"{"name": "a"} s3cret"#, "it is not such JSON (at line 1"),
+            (r#""s3cret""#, "it is not such JSON"),
+            ("{", "it is not such JSON"),
+        ] {
+            let told = told(body);
+            assert!(told.contains(wanted) && !told.contains("s3cret"), "{body}: {told}");
+        }
+        assert!(told(&format!(r#"{{"{}": 1}}"#, "x".repeat(9_000))).len() < 400);
+        assert!(parse::<Asked>(br#"{"name": "a"}"#).is_ok());
     }
 }

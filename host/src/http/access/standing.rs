@@ -9,6 +9,7 @@ use super::{Admitted, Gate, Who};
 use crate::{
     clock::now_ms,
     error::{Code, Error},
+    limits,
     message::Client,
     names::SessionKey,
 };
@@ -89,8 +90,13 @@ impl Standing {
     pub(in super::super) fn ends(&self) -> Option<Instant> {
         let left = self.who.identity().expires_ms?.saturating_sub(now_ms());
         // Far away, it is looked at again before.
-        let left = Duration::from_millis(left).min(FAR);
+        let left = Duration::from_millis(left).min(limits::TOKEN_END_LOOK);
         Some(crate::clock::timer_now() + left)
+    }
+
+    /// What it was opened with is the listener's own token.
+    pub(in super::super) fn is_of_listener(&self) -> bool {
+        self.who.is_of_listener()
     }
 
     pub(in super::super) fn is_over(&self) -> bool {
@@ -112,12 +118,14 @@ impl Standing {
         if !self.is_old(gate) {
             return Ok(());
         }
-        if let Some(who) = self.who.of_listener(gate.epoch()) {
-            self.who = who.into();
-            return Ok(());
-        }
         let again = gate.who(self.who.bearer(), self.who.certificate()).await;
         let who = match again {
+            // There is another one, which is what its client has to show.
+            _ if self.who.is_of_listener()
+                && !again.as_ref().is_ok_and(|it| it.is_of_listener()) =>
+            {
+                return Err(replaced());
+            }
             Ok(who) => who,
             Err(error) if error.code == Code::TokenExpired => return Err(error),
             // Its issuer can't be asked now: it is who it was, and looked at again. What he may do is known.
@@ -169,12 +177,13 @@ impl Standing {
     }
 }
 
-/// The longest that a timer is set to for a token's end.
-const FAR: Duration = Duration::from_secs(24 * 3_600);
-
 /// As [`Standing::look`] says it.
 pub(in super::super) fn expired() -> Error {
     super::counted(Error::new(Code::TokenExpired, "the token has expired"))
+}
+
+fn replaced() -> Error {
+    super::counted(Error::new(Code::TokenExpired, "the listener's token was replaced"))
 }
 
 /// What was allowed is not any more: the reason for a person.

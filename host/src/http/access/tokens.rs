@@ -328,8 +328,10 @@ pub(in super::super) async fn explain(State(admin): State<Admin>, request: Reque
     let access = admin.0.gate.access();
     let listener = verb.listener();
     let identity = match (token, identity) {
-        (Some(token), None) => access.identify(listener, token.trim().as_bytes(), now_ms()).await,
-        (None, Some(identity)) if identity == "anyone" => Ok(access.anyone(listener)),
+        (Some(token), None) => {
+            access.identify_aloud(listener, token.trim().as_bytes(), now_ms()).await
+        }
+        (None, Some(identity)) if identity == "anyone" => Ok(access.anyone()),
         (None, Some(identity)) => Identity::from_text(&identity, &claims),
         _ => return Err(invalid("give one of \"token\" and \"identity\"").into()),
     };

@@ -81,6 +81,10 @@ impl Who {
     pub(super) fn is_by_certificate(&self) -> bool {
         matches!(self.identity.kind, Kind::Certificate(_))
     }
+    /// Who it was shown to be, as text; `None`: nothing was shown.
+    pub(in super::super) fn text(&self) -> Option<String> {
+        (!self.is_nobody()).then(|| self.identity.to_string())
+    }
     /// For handlers of queries.
     pub(in super::super) fn client(&self) -> Option<&Arc<Client>> {
         self.client.as_ref()
@@ -98,10 +102,9 @@ impl Who {
         };
         self.epoch == epoch && same && !self.is_over()
     }
-    /// What was opened with the listener's own token stays open when that is replaced.
-    pub(super) fn of_listener(&self, epoch: u64) -> Option<Self> {
-        let is_root = matches!(self.identity.kind, Kind::Root);
-        is_root.then(|| Self { epoch, ..self.clone() })
+    /// The listener's own token was shown.
+    pub(super) fn is_of_listener(&self) -> bool {
+        matches!(self.identity.kind, Kind::Root)
     }
     /// Whether both are the same subject, by whatever token.
     pub(super) fn is_as(&self, other: &Self) -> bool {

@@ -25,6 +25,9 @@ impl Session {
         // Boxed: an idle socket has no room for it.
         let looked = Box::pin(self.standing.look(gate, &self.key)).await;
         looked.map_err(|error| match error.code {
+            Code::TokenExpired if self.standing.is_of_listener() => {
+                End::Close(code::EXPIRED, "the listener's token was replaced")
+            }
             Code::TokenExpired => End::Close(code::EXPIRED, "the token has expired"),
             _ => End::Close(code::FORBIDDEN, "this is no longer allowed"),
         })

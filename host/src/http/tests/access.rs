@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{access::Decider, error::Code};
 use axum::Router;
-use slotd_access::{Access, Grant, Policy, Tokens, Verb};
+use slotd_access::{Access, Grant, Listener, Policy, Tokens, Verb};
 use std::path::Path;
 
 /// Access of which everything that is open hears when it changes.
@@ -152,6 +152,57 @@ async fn every_route_needs_its_verb_and_no_other() {
     let (_, _, rights) = admin_routes().split();
     let walked = walk(admin, &rights, true, &mut access).await;
     assert!(walked >= 3 * 45, "{walked}");
+}
+
+/// What a route's right has to be on, by its path alone.
+fn part_of(route: &str, of_admin: bool) -> Part {
+    match (route.contains("{service}"), route.contains("{session}")) {
+        (false, _) => Part::Nothing,
+        (true, true) if !of_admin => Part::Session,
+        (true, false) if !of_admin => Part::Prefix,
+        // Admin verbs are on services.
+        (true, _) => Part::Service,
+    }
+}
+
+/// A right on another thing than the path names would let in who may do it elsewhere: with `deploy` on one service,
+/// one could deploy all.
+#[tokio::test]
+async fn every_right_is_on_what_its_path_names_and_on_nothing_less() {
+    let mut access = Deciding::new();
+    let options = || HttpOptions { access: access.access.clone(), ..options() };
+    let fake = Arc::new(FakeNode::default());
+    let api = api_router(Api::over(Backend::Fake(fake), options(), Shutdown::new()));
+    let admin = admin_router(Admin::over(None, options(), Shutdown::new(), Arc::new(String::new)));
+    let (_, _, of_api) = api_routes().split();
+    let (_, _, of_admin) = admin_routes().split();
+    let mut tokens = HashMap::new();
+    let mut walked = 0;
+    for (router, rights, is_admin) in [(api, of_api, false), (admin, of_admin, true)] {
+        for (method, route, need) in rights.all() {
+            let Need::Right(verb, part) = need else { continue };
+            assert_eq!(part, part_of(&route, is_admin), "{method} {route}");
+            let (enough, less): (&[&str], &[&str]) = match part {
+                Part::Session => (&["chat/room", "chat/r*", "chat"], &["chat/other", "other/room"]),
+                Part::Prefix => (&["chat", "chat/*"], &["chat/room", "chat/r*", "other"]),
+                Part::Service => (&["chat", "*"], &["other", "chat-2"]),
+                Part::Nothing => (&["*"], &["chat", "c*"]),
+            };
+            for (on, is_enough) in
+                enough.iter().map(|on| (on, true)).chain(less.iter().map(|on| (on, false)))
+            {
+                let count = tokens.len();
+                let token = tokens
+                    .entry((verb, *on))
+                    .or_insert_with(|| access.grant(&format!("t{count}"), &[verb.as_str()], &[on]));
+                let (status, code) = code_of(&router, &method, &path_of(&route), Some(token)).await;
+                let is_refused = status == 403 && code == "forbidden";
+                assert_eq!(is_refused, !is_enough, "{method} {route} with {verb} on {on}: {code}");
+                walked += 1;
+            }
+        }
+    }
+    assert!(walked > 4 * 50, "{walked}");
 }
 
 /// A row of a method that there is not would be one that somebody has mistyped.
@@ -328,6 +379,41 @@ async fn what_is_open_ends_with_its_rights() {
     // Of others nothing is felt.
     say(&mut writing, json!({"type": "send", "id": "2", "body": 1})).await;
     assert_eq!(frame(&mut writing).await["type"], "ack");
+}
+
+/// A listener's token is replaced because it has leaked: whoever has opened a socket with it would read on for days.
+#[tokio::test]
+async fn what_the_listeners_own_token_has_opened_ends_when_it_is_replaced() {
+    let mut access = Deciding::new();
+    let decider = {
+        let told = access.shutdown.clone();
+        Decider::new(access.access.clone(), move || told.look())
+    };
+    let hash = |token: &str| Some(slotd_access::hash(token.as_bytes()));
+    decider.set_static(Listener::Api, hash("before"));
+    let reader = access.grant("reader", &["subscribe"], &["chat"]);
+    let node = access.start().await;
+    let open = async |token: &str| {
+        let query = format!("?access_token={token}");
+        let mut stream = Events::open(&node, &query, "").await;
+        assert!(stream.next().await.is_some_and(|line| line.starts_with("retry: ")));
+        (socket(&node, &query).await, stream)
+    };
+    let (mut other, _stream) = open(&reader).await;
+    let (mut ws, mut stream) = open("before").await;
+    // Another change is none of it.
+    access.policy("[service.chat]\nsender = 'client'");
+    say(&mut ws, json!({"type": "send", "id": "1", "body": 1})).await;
+    let mut types = [frame(&mut ws).await, frame(&mut ws).await].map(|it| it["type"].to_string());
+    types.sort();
+    assert_eq!(types, ["\"ack\"", "\"event\""]);
+    decider.set_static(Listener::Api, hash("after"));
+    assert_eq!(close_code(&mut ws).await, 4401);
+    while stream.next().await.expect("an error") != "event: error" {}
+    let problem = stream.next().await.expect("data");
+    assert!(problem.contains("token-expired"), "{problem}");
+    assert_eq!(frame(&mut other).await["type"], "event", "of others nothing is felt");
+    drop(open("after").await);
 }
 
 /// A page that stays open gets a new token in time; another user's must not take its socket over.

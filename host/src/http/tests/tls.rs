@@ -15,6 +15,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
     version::{TLS12, TLS13},
 };
+use slotd_access::{Access, Listener, Policy};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use tokio::io::AsyncRead;
@@ -60,6 +61,11 @@ impl Certificates {
     fn listener(&self) -> ListenerTls {
         ListenerTls::open("api", self.files()).expect("a listener's TLS")
     }
+    /// A client that shows this.
+    fn client_with(&self, certificate: Option<(PathBuf, PathBuf)>) -> TlsConnector {
+        let files = ClientFiles { authority: Some(self.path("ca.pem")), certificate };
+        TlsConnector::from(Arc::new(files.config().expect("a client")))
+    }
     /// A client of one version.
     fn client(&self, version: &'static SupportedProtocolVersion) -> TlsConnector {
         let mut roots = RootCertStore::empty();
@@ -79,14 +85,46 @@ async fn connect(client: &TlsConnector, address: SocketAddr) -> std::io::Result<
 }
 
 async fn start_over(tls: &ListenerTls, options: HttpOptions) -> Running {
-    let fake = Arc::new(FakeNode::default());
-    let shutdown = Shutdown::new();
-    let api = Api::over(Backend::Fake(fake.clone()), options, shutdown.clone());
-    let server = Server::bind(([127, 0, 0, 1], 0).into()).await.expect("bound");
-    let server = server.with_tls(Some(tls.clone()));
-    let address = server.local_addr();
-    let task = tokio::spawn(server.serve(App::api(api), Duration::from_secs(10)));
-    Running { fake, address, shutdown, task }
+    super::start_over(options, Shutdown::new(), Some(tls.clone())).await
+}
+
+/// An admin listener that accepts the certificates of clients of an authority.
+struct AdminListener {
+    address: SocketAddr,
+    tls: ListenerTls,
+    shutdown: Shutdown,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl AdminListener {
+    async fn start(certificates: &Certificates, clients: PathBuf, access: Access) -> Self {
+        let files = ListenerFiles { client_authority: Some(clients), ..certificates.files() };
+        let tls = ListenerTls::open("admin", files).expect("a listener's TLS");
+        let shutdown = Shutdown::new();
+        let options = HttpOptions { access, client_certificates: true, ..options() };
+        let render = Arc::new(|| "slotd_x 1\n".to_owned());
+        let admin = Admin::over(None, options, shutdown.clone(), render);
+        let server = Server::bind(([127, 0, 0, 1], 0).into()).await.expect("bound");
+        let address = server.local_addr();
+        let server = server.with_tls(Some(tls.clone()));
+        let task = tokio::spawn(server.serve(App::admin(admin), Duration::from_secs(10)));
+        Self { address, tls, shutdown, task }
+    }
+    /// # Errors
+    /// The handshake fails.
+    async fn ask(&self, client: &TlsConnector, line: &str, more: &str) -> std::io::Result<Answer> {
+        let mut stream = connect(client, self.address).await?;
+        let request =
+            format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{more}\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut raw = Vec::new();
+        stream.read_to_end(&mut raw).await?;
+        Ok(Answer::parse(&raw))
+    }
+    async fn stop(self) {
+        self.shutdown.trigger();
+        self.task.await.expect("ended");
+    }
 }
 
 /// Asks on a connection that stays open; the whole answer.
@@ -395,33 +433,16 @@ async fn a_clients_certificate_counts_as_the_admin_token() {
     bob.write("bob", &bob.authority.client("bob").expect("a certificate"));
     let clients = certificates.path("clients.pem");
     std::fs::copy(certificates.path("ca.pem"), &clients).expect("copied");
-    let files = ListenerFiles { client_authority: Some(clients.clone()), ..certificates.files() };
-    let tls = ListenerTls::open("admin", files).expect("a listener's TLS");
-    let shutdown = Shutdown::new();
     let access = crate::access::of_test(None, Some("adm-s"));
-    let options = HttpOptions { access, ..options() };
-    let render = Arc::new(|| "slotd_x 1\n".to_owned());
-    let admin = Admin::over(None, options, shutdown.clone(), render);
-    let server = Server::bind(([127, 0, 0, 1], 0).into()).await.expect("bound");
-    let address = server.local_addr();
-    let server = server.with_tls(Some(tls.clone()));
-    let task = tokio::spawn(server.serve(App::admin(admin), Duration::from_secs(10)));
-
-    let client = |certificate: Option<(PathBuf, PathBuf)>| {
-        let files = ClientFiles { authority: Some(certificates.path("ca.pem")), certificate };
-        TlsConnector::from(Arc::new(files.config().expect("a client")))
-    };
-    let status = async |client: &TlsConnector, headers: &str| -> std::io::Result<u16> {
-        let mut stream = connect(client, address).await?;
-        let request = format!(
-            "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n"
-        );
-        stream.write_all(request.as_bytes()).await?;
-        let mut raw = Vec::new();
-        stream.read_to_end(&mut raw).await?;
-        Ok(Answer::parse(&raw).status)
+    let node = AdminListener::start(&certificates, clients.clone(), access).await;
+    let client = |certificate| certificates.client_with(certificate);
+    let status = async |client: &TlsConnector, headers: &str| {
+        node.ask(client, "GET /metrics", headers).await.map(|answer| answer.status)
     };
     let nobody = client(None);
+    let told = node.ask(&nobody, "GET /metrics", "").await.expect("an answer").json();
+    let told = told["detail"].as_str().expect("a text");
+    assert!(told.ends_with("or a client certificate"), "{told}");
     let token = "Authorization: Bearer adm-s\r\n";
     assert_eq!(status(&nobody, "").await.expect("an answer"), 401);
     assert_eq!(status(&nobody, token).await.expect("an answer"), 200);
@@ -442,11 +463,11 @@ async fn a_clients_certificate_counts_as_the_admin_token() {
         assert!(status(&client(Some((certificate, key))), "").await.is_err());
     }
     // Who was shut out is so on a connection that is open, too.
-    let mut kept = connect(&known, address).await.expect("a connection");
+    let mut kept = connect(&known, node.address).await.expect("a connection");
     for (is_in, expected) in [(true, "HTTP/1.1 200"), (false, "HTTP/1.1 401")] {
         if !is_in {
             std::fs::copy(bob.path("ca.pem"), &clients).expect("copied");
-            tls.look(true);
+            node.tls.look(true);
         }
         kept.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("sent");
         let mut answer = String::new();
@@ -458,6 +479,38 @@ async fn a_clients_certificate_counts_as_the_admin_token() {
         }
         assert!(answer.starts_with(expected), "{answer}");
     }
-    shutdown.trigger();
-    task.await.expect("ended");
+    node.stop().await;
+}
+
+/// The name comes from the certificate: if it were lost on the way to the rules, everybody with a certificate would have
+/// the rights of all, or nobody would.
+#[tokio::test]
+async fn a_certificate_has_the_rights_of_the_rules_for_its_name() {
+    let certificates = Certificates::new();
+    let access = crate::access::of_test(None, None);
+    access.never_open(Listener::Admin);
+    let rules = "[[rule]]\nwho = 'certificate:ann'\nallow = 'admin-*'\non = '*'\n\
+        [[rule]]\nwho = 'certificate:reader-*'\nallow = 'admin-read'\non = 'chat'\n";
+    let policy = Policy::parse(rules, Path::new(".")).expect("a policy");
+    access.set_policy(policy);
+    let node = AdminListener::start(&certificates, certificates.path("ca.pem"), access).await;
+    let (read, deploy) =
+        ("GET /admin/v1/services/chat/swap", "POST /admin/v1/services/chat/deploy");
+    let other = "GET /admin/v1/services/carts/swap";
+    // Past the check there is no node: 503.
+    for (name, expected) in
+        [("ann", [503, 503, 503]), ("reader-1", [503, 403, 403]), ("bob", [403, 403, 403])]
+    {
+        certificates.write(name, &certificates.authority.client(name).expect("a certificate"));
+        let files = ["pem", "key"].map(|kind| certificates.path(&format!("{name}.{kind}")));
+        let [certificate, key] = files;
+        let client = certificates.client_with(Some((certificate, key)));
+        for (line, expected) in [read, deploy, other].into_iter().zip(expected) {
+            let answer = node.ask(&client, line, "").await.expect("an answer");
+            assert_eq!(answer.status, expected, "{name}: {line}");
+        }
+    }
+    let nobody = certificates.client_with(None);
+    assert_eq!(node.ask(&nobody, read, "").await.expect("an answer").status, 401);
+    node.stop().await;
 }

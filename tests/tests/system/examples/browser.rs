@@ -95,6 +95,12 @@ fn a_page_of_another_origin_shows_each_line_once_over_a_reload_a_dead_node_and_n
         let created = node.run(&create).await?;
         ensure!(created.status.success(), "{created:?}");
         let api = node.api().client.address();
+        // Without its token it says so, and what to do; else each visitor would get an error that nobody understands.
+        let mut without = Command::new("node");
+        without.arg(page::example("browser").join("server.mjs")).env_remove("BACKEND_TOKEN");
+        let without = without.output()?;
+        let told = String::from_utf8_lossy(&without.stderr);
+        ensure!(without.status.code() == Some(2) && told.contains("slotd token create"), "{told}");
         let mut server = Command::new("node");
         server.arg(page::example("browser").join("server.mjs"));
         server

@@ -447,7 +447,7 @@ fn write_by(
     let mut written: Map<u64, u64> = Map::default();
     for (number, session) in &sessions {
         for (id, remembered) in &session.remembered {
-            keys::of_session_into(&mut row, slot, **number, id.as_str().as_bytes());
+            keys::of_session_into(&mut row, slot, **number, id.text().as_bytes());
             encode(remembered, &mut value)?;
             to.insert(&db.remembered, &row, &value)?;
             *written.entry(**number).or_default() += (row.len() + value.len()) as u64;

@@ -1,0 +1,85 @@
+//! Repeats: whether a message was applied before, by its idempotency key, and what it was answered.
+//!
+//! Each client who was shown to be somebody has keys of its own ([`used_key`]).
+
+use crate::{
+    error::{Cause, Error},
+    log::record::used_key,
+    message::{Client, Sent},
+    operator,
+    position::Incarnation,
+    slot::{records::may_repeat, session::Session, shell::Shell},
+    state::Remembered,
+};
+
+impl Shell {
+    /// The answer of an earlier message with the same idempotency key.
+    pub(super) fn recall(
+        &mut self,
+        session: &mut Session,
+        id: &str,
+        fingerprint: u128,
+        by: Option<&Client>,
+    ) -> Result<Option<Sent>, Error> {
+        if !session.exists() {
+            return Ok(None);
+        }
+        let number = session.head.session_number;
+        let own = self.remembered(session, &used_key(id, by))?;
+        // Of before keys were each client's own. What is not the same message is another client's key.
+        let before = match (own, by) {
+            (None, Some(_)) => {
+                self.remembered(session, id)?.filter(|it| it.fingerprint == fingerprint)
+            }
+            _ => None,
+        };
+        let Some(remembered) = own.or(before) else { return Ok(None) };
+        if remembered.fingerprint != fingerprint {
+            return Err(Error::of(
+                Cause::KeyConflict,
+                format!(
+                    "idempotency key {:?} was used for message {} with another body",
+                    operator::shown_key(id),
+                    remembered.seq
+                ),
+            ));
+        }
+        let entry = match session.recent.iter().find(|entry| entry.seq == remembered.seq) {
+            Some(entry) => entry.clone(),
+            None => {
+                let found = self.context.store.history(self.slot, number, remembered.seq - 1, 1, 0);
+                let found = found?.into_iter().next();
+                found.ok_or_else(|| {
+                    Error::internal(format!("message {} is missing from history", remembered.seq))
+                })?
+            }
+        };
+        if !may_repeat(entry.client().map(|client| &**client), by) {
+            // Who sent it is known, and is somebody else.
+            if before.is_some() && entry.client().is_some() {
+                return Ok(None);
+            }
+            return Err(Error::of(
+                Cause::KeyConflict,
+                format!(
+                    "idempotency key {:?} was used for message {} by another client",
+                    operator::shown_key(id),
+                    remembered.seq
+                ),
+            ));
+        }
+        let label = self.context.catalogue.label(&session.key.service, entry.deployment);
+        let of = Incarnation::of(&session.head);
+        Ok(Some(self.sent(&entry, of, label, true)))
+    }
+
+    fn remembered(&self, session: &Session, key: &str) -> Result<Option<Remembered>, Error> {
+        match session.remembered.get(key) {
+            Some(remembered) => Ok(Some(*remembered)),
+            None => {
+                let number = session.head.session_number;
+                Ok(self.context.store.remembered(self.slot, number, key)?)
+            }
+        }
+    }
+}
