@@ -11,6 +11,7 @@
 //! - what nodes are and say to each other: `peer`, `ring`, `discovery`, `membership`, `rpc`;
 //! - who may do what: `access`;
 //! - what services may use of a node, and have used: `quota`;
+//! - what runs histories again: `replay`;
 //! - who has which slot: `router`, `swap`, `cluster`;
 //! - all of it put together: `node`, and what makes or asks one: `config`, `http`, `cli`.
 
@@ -29,6 +30,7 @@ mod membership;
 mod node;
 mod peer;
 mod quota;
+mod replay;
 mod requests;
 mod ring;
 mod router;
@@ -38,6 +40,8 @@ mod swap;
 mod tls;
 mod watchdog;
 
+/// Runs one session's history; `replay` here drives it.
+pub(crate) use slotd_core::replay as replay_engine;
 #[cfg(test)]
 pub(crate) use slotd_core::testing;
 pub(crate) use slotd_core::{

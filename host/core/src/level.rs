@@ -13,7 +13,7 @@
 //! | 4 | 30 November 2026 | timers: records and rows of effects, messages with an origin ([`EFFECTS_FROM`]) |
 //! | 5 | 30 November 2026 | messages between sessions: their records, rows and origins; sessions that expire ([`SENDS_FROM`]) |
 //! | 6 | 30 November 2026 | requests over HTTP: their rows and origins; sessions that close, and that are told of their subscribers ([`HTTP_FROM`]) |
-//! | 7 | 30 November 2026 | messages and queries with the identity of their client ([`IDENTITY_FROM`]); logs and snapshots of a cluster that are sealed ([`SEALED_FROM`]) |
+//! | 7 | 30 November 2026 | messages and queries with the identity of their client ([`IDENTITY_FROM`]); logs and snapshots of a cluster that are sealed ([`SEALED_FROM`]); what operators have written, in histories ([`ENTERED_FROM`]) |
 //!
 //! A level is also the version of the protocol (`peer::protocol`) between nodes: a cluster
 //! at level 2 has no node that speaks only version 1.
@@ -57,6 +57,9 @@ pub const IDENTITY_FROM: Level = 7;
 
 /// From here on, what a cluster keeps may be sealed: before, not every node could tell what it is.
 pub const SEALED_FROM: Level = 7;
+
+/// From here on, an operator's entry has what was written with it: before, a history could not be run past it.
+pub const ENTERED_FROM: Level = 7;
 
 /// Fields of a stored JSON value that this version does not know. They are kept when it changes the
 /// value: what a later version has put there is not lost by chance.

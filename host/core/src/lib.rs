@@ -8,7 +8,7 @@
 //!   `seal`, `backoff`, `clock`, `thread`, `telemetry`, `task`;
 //! - what is kept: `nats`, `client`, `effects`, `log`, `database`, `state`, `storage`;
 //! - what a slot does: `position`, `message`, `quota`, `plugin`, `service`, `registry`, `audit`, `operator`, `operation`,
-//!   `slot`, and `script`, which plays messages to one without a node.
+//!   `slot`; `script`, which plays messages to one without a node, and `replay`, which runs a history again.
 //!
 //! With the feature `testing` there is what the tests of both crates share: `testing`,
 //! `plugin::testkit` and `telemetry::captured_log`.
@@ -41,6 +41,7 @@ pub mod position;
 pub mod quota;
 pub mod random;
 pub mod registry;
+pub mod replay;
 pub mod script;
 pub mod seal;
 pub mod service;

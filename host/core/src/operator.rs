@@ -160,6 +160,7 @@ impl Imported {
             Some(Origin::Http(answered)) => answered.memory(),
             Some(Origin::Part(part)) => part.id.len(),
             Some(Origin::Client(client)) => client.bytes() + 4 * client.claims.len(),
+            Some(Origin::Operator(entered)) => entered.bytes(),
             Some(Origin::Presence(_)) | None => 0,
         };
         self.body.len() + self.reply.len() + events + texts + origin + BYTES_BESIDE

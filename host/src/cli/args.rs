@@ -4,6 +4,7 @@
 mod audit;
 mod config;
 mod connection;
+mod replay;
 mod session;
 mod timer;
 mod usage;
@@ -12,6 +13,7 @@ pub use self::{
     audit::AuditLog,
     config::ConfigArgs,
     connection::{AdminArgs, AdminOnlyArgs, ApiArgs},
+    replay::Audit,
     session::{
         History, Query, Send, SessionArgs, SessionCmd, SessionDelete, SessionExport, SessionImport,
         SessionSet, SessionState, Sessions, Tail,
@@ -145,6 +147,11 @@ pub enum Cmd {
     Node(NodeCmd),
     /// List moves of slots between nodes, or cancel one
     Moves(Moves),
+    /// Run what is stored again, and compare it with what comes out
+    ///
+    /// Messages run in memory, on the versions that handled them; nothing that is stored changes.
+    /// Exit code 1 if something differs, or if not all could be seen. See docs/replay.md.
+    Audit(Audit),
     /// List who changed what, from where, and what came of it
     ///
     /// The latest changes, the oldest of them first; in a cluster, those of all nodes. What is

@@ -22,6 +22,7 @@ mod output;
 mod plugin;
 mod quota;
 mod reload;
+mod replay;
 mod seal;
 mod serve;
 mod service;
@@ -147,6 +148,7 @@ async fn command(command: Cmd, json: bool) -> Result<(), CliError> {
         Cmd::Node(NodeCmd::Drain(args)) => nodes::drain(args, json).await,
         Cmd::Node(NodeCmd::Forget(args)) => nodes::forget(args, json).await,
         Cmd::Moves(args) => nodes::moves(args, json).await,
+        Cmd::Audit(args) => replay::audit(args, json).await,
         Cmd::AuditLog(args) => audit::audit_log(args, json).await,
         Cmd::Usage(args) => usage::usage(args, json).await,
         Cmd::Cluster(command) => cluster::run(command, json).await,

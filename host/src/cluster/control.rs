@@ -6,6 +6,7 @@ use crate::{
     log::{Position, Term, record::DeploymentId},
     names::{ServiceName, SlotId},
     quota::usage::{Ask, UsageShare},
+    replay::{AuditShare, AuditSpec},
     slot::Loaded,
     state::{SessionCount, stored::StoredByService},
     swap::SwapShare,
@@ -55,6 +56,20 @@ pub enum ControlRequest {
     Usage(Ask),
     /// What do services store in your slots?
     Stored,
+    /// Run the histories of your slots again.
+    StartAudit {
+        ask: AuditAsk,
+        spec: AuditSpec,
+        /// Of the service, on all nodes.
+        sessions_of_all: u64,
+    },
+    /// How far are you with that?
+    Audit {
+        ask: AuditAsk,
+    },
+    CancelAudit {
+        ask: AuditAsk,
+    },
     /// How far have you deleted the sessions of a removed service?
     Purge {
         service: ServiceName,
@@ -81,6 +96,15 @@ pub enum ControlResponse {
     Purge(Option<PurgeShare>),
     Usage(Box<UsageShare>),
     Stored(StoredByService),
+    /// `None`: it is not known here.
+    Audit(Option<Box<AuditShare>>),
+}
+
+/// Which audit.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AuditAsk {
+    pub id: String,
+    pub service: ServiceName,
 }
 
 /// # Errors

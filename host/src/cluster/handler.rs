@@ -41,6 +41,14 @@ pub trait LocalNode: Send + Sync + 'static {
         &self,
         service: &crate::names::ServiceName,
     ) -> Option<crate::cluster::reports::PurgeShare>;
+    /// Begins this node's part of an audit.
+    fn start_audit(
+        &self,
+        ask: control::AuditAsk,
+        spec: crate::replay::AuditSpec,
+        sessions_of_all: u64,
+    ) -> BoxFuture<'static, Result<Option<crate::replay::AuditShare>, Error>>;
+    fn audit(&self, ask: &control::AuditAsk, cancel: bool) -> Option<crate::replay::AuditShare>;
     fn not_ready(&self) -> Option<String>;
     /// Gives everything away and ends the process.
     fn drain(&self);
@@ -219,6 +227,16 @@ impl Cluster {
             ControlRequest::Purge { service } => ControlResponse::Purge(local.purge(&service)),
             ControlRequest::Usage(ask) => ControlResponse::Usage(Box::new(local.usage(ask).await?)),
             ControlRequest::Stored => ControlResponse::Stored(local.stored().await?),
+            ControlRequest::StartAudit { ask, spec, sessions_of_all } => {
+                let share = local.start_audit(ask, spec, sessions_of_all).await?;
+                ControlResponse::Audit(share.map(Box::new))
+            }
+            ControlRequest::Audit { ask } => {
+                ControlResponse::Audit(local.audit(&ask, false).map(Box::new))
+            }
+            ControlRequest::CancelAudit { ask } => {
+                ControlResponse::Audit(local.audit(&ask, true).map(Box::new))
+            }
             ControlRequest::Sessions { service } => {
                 ControlResponse::Sessions(local.sessions(service).await?)
             }

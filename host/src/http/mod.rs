@@ -31,6 +31,7 @@ mod pieces;
 mod places;
 mod problem;
 mod quota;
+mod replay;
 mod route;
 mod server;
 mod session_file;

@@ -127,6 +127,7 @@ fn bound(parameter: &mut Parameter) {
         (ParameterIn::Path, "node") => {
             schema.min_length = Some(1);
         }
+        (ParameterIn::Path, "audit") => text("^[0-9a-f]{32}$", 32),
         (ParameterIn::Path, "slot") => {
             schema.maximum = Some(utoipa::Number::UInt(usize::from(limits::SLOT_COUNT_MAX) - 1));
         }
@@ -198,6 +199,8 @@ fn codes(method: &str, path: &str) -> Vec<Code> {
             (_, "/services/{service}/rollback") => {
                 of(&[&CHANGE, &DEPLOY, &[NothingToRollBack, DeploymentNotFound, SignatureRefused]])
             }
+            ("POST", "/services/{service}/audits") => of(&[&CHANGE, &READ, &[SessionNotFound]]),
+            (_, "/services/{service}/audits/{audit}") => of(&[&CHANGE, &[AuditNotFound]]),
             ("DELETE", "/services/{service}") => of(&[&CHANGE, &[ServiceNotFound, SwapInProgress]]),
             (method, rest) if rest.starts_with("/services/{service}/sessions") => {
                 operators(method, rest, &READ, &CHANGE)
@@ -409,6 +412,9 @@ mod tests {
                 "GET /admin/v1/services/{service}/types",
                 "GET /admin/v1/services/{service}/pinned",
                 "GET /admin/v1/services/{service}/limits",
+                "POST /admin/v1/services/{service}/audits",
+                "GET /admin/v1/services/{service}/audits/{audit}",
+                "DELETE /admin/v1/services/{service}/audits/{audit}",
                 "GET /admin/v1/services/{service}/sessions/{session}/state",
                 "POST /admin/v1/services/{service}/sessions/{session}/state",
                 "GET /admin/v1/services/{service}/sessions/{session}/export",

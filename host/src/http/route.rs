@@ -8,7 +8,7 @@ use super::{
     connection::ConnShared,
     events, health, history, messages, notify, operate,
     problem::Failed,
-    quota, sessions, socket,
+    quota, replay, sessions, socket,
     stats::Stats,
     timers, usage,
 };
@@ -76,6 +76,11 @@ pub(super) fn admin_routes() -> Routes<Admin> {
         .on([needs(GET, AdminRead, Service)], routes!(admin::types))
         .on([needs(GET, AdminRead, Service)], routes!(admin::pinned))
         .on([needs(GET, AdminRead, Service)], routes!(quota::get))
+        .on([needs(POST, Operate, Service)], routes!(replay::start))
+        .on(
+            [needs(GET, AdminRead, Service), needs(DELETE, Operate, Service)],
+            routes!(replay::report, replay::cancel),
+        )
         .on(
             [needs(GET, AdminRead, Service), needs(POST, Operate, Service)],
             routes!(operate::state, operate::change_state),
@@ -173,8 +178,9 @@ struct Guard {
 }
 
 /// Routes of POST whose requests have no body.
-const WITHOUT_BODY: [&str; 9] = [
+const WITHOUT_BODY: [&str; 10] = [
     "/admin/v1/services/{service}/rollback",
+    "/admin/v1/services/{service}/audits",
     "/admin/v1/services/{service}/sessions/{session}/dead/{timer}/{due_ms}/retry",
     "/admin/v1/services/{service}/sessions/{session}/dead/{message}/retry",
     "/admin/v1/services/{service}/sessions/{session}/requests/{request}/dead/{time_ms}/retry",

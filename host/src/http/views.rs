@@ -247,6 +247,8 @@ impl<'a> EntryView<'a> {
                 part = Some(HttpPartView::new(of));
                 Some("http-part")
             }
+            // It is one anyway, and says with its body what it has done.
+            effects::Origin::Operator(_) => None,
             effects::Origin::Presence(present) => {
                 presence = Some(PresenceView { present: *present });
                 Some("presence")

@@ -1,5 +1,7 @@
 //! A node: everything that one process runs, and the calls that the gateway and the CLI make.
 
+mod audit_report;
+mod audits;
 mod components;
 mod courier;
 mod effects;
@@ -35,6 +37,7 @@ pub use crate::{
     state::SessionCounts,
     swap::{SwapInfo, SwapShare},
 };
+pub use audit_report::AuditReport;
 pub use effects::EffectKind;
 pub use level::LevelDuties;
 pub use requester::{OfNode as HttpRequester, RequestOptions};
@@ -51,7 +54,7 @@ use crate::{
     cluster::{
         ChangeAvoid, Cluster, ClusterOptions, ClusterParts, EngineProbe, LateHandler, LocalNode,
         ReportUnfit,
-        control::{ControlRequest, ControlResponse},
+        control::{AuditAsk, ControlRequest, ControlResponse},
     },
     database::Health,
     effects::rules::SendRules,
@@ -70,6 +73,7 @@ use crate::{
         usage::{Ask, NodeUsage, UsageShare},
     },
     registry::{Changes, Placement, Registry},
+    replay::{AuditShare, AuditSpec},
     ring,
     router::{Routed, Router},
     rpc::Peers,
@@ -121,6 +125,8 @@ pub struct Node {
     purges: Mutex<HashMap<ServiceName, Arc<Purge>>>,
     /// Slots that missed their service's latest swap and are catching up.
     stragglers: Mutex<HashMap<ServiceName, Arc<Swap>>>,
+    /// Histories that are run again.
+    audits: Arc<audits::Audits>,
     /// One deploy or rollback of a service at a time, until it is durable.
     deploying: Turns,
     stopping: watch::Sender<bool>,
@@ -345,6 +351,7 @@ impl Node {
             shares,
             past_swaps: Arc::new(PastSwaps::open(data_dir.clone())),
             stragglers: Mutex::default(),
+            audits: Arc::default(),
             deploying: Turns::default(),
             stopping: watch::Sender::new(false),
             health: data_dir.health(),
@@ -524,6 +531,7 @@ impl Node {
     pub async fn stop(&self, grace: Duration) -> usize {
         self.stopping.send_replace(true);
         self.stop_compiling();
+        self.audits.stop();
         if let Some(cluster) = &self.cluster {
             cluster.close();
         }
@@ -584,6 +592,17 @@ impl LocalNode for Node {
     }
     fn purge(&self, service: &ServiceName) -> Option<PurgeShare> {
         self.purges.lock().get(service).map(|purge| purge.share())
+    }
+    fn start_audit(
+        &self,
+        ask: AuditAsk,
+        spec: AuditSpec,
+        sessions_of_all: u64,
+    ) -> BoxFuture<'static, Result<Option<AuditShare>, Error>> {
+        self.begin_audit(ask, spec, sessions_of_all).boxed()
+    }
+    fn audit(&self, ask: &AuditAsk, cancel: bool) -> Option<AuditShare> {
+        self.own_audit(ask, cancel)
     }
     fn not_ready(&self) -> Option<String> {
         self.ready().err().map(|error| error.detail.into_owned())

@@ -12,6 +12,8 @@ use crate::{
 use std::collections::BTreeSet;
 use tokio::time::timeout;
 
+mod audits;
+
 const SLOTS: u16 = 8;
 const TIMEOUT: Duration = Duration::from_secs(20);
 

@@ -19,6 +19,7 @@ mod lost;
 mod network;
 mod quorum;
 mod refused;
+mod replay;
 mod sealed;
 mod sends;
 mod stopped;

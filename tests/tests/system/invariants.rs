@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const SECTIONS: usize = 14;
+const SECTIONS: usize = 15;
 /// Where sources are, from the root of the repository.
 const FOLDERS: [&str; 9] = [
     "host/core/src",

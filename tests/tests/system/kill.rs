@@ -1,6 +1,6 @@
 //! SIGKILL at random moments, under writers that know what they were told.
 
-use crate::common::say;
+use crate::common::{good, say};
 use anyhow::{Context, bail, ensure};
 use slotd_tests::{
     api::{Api, Message, Reply},
@@ -92,7 +92,12 @@ async fn kill_rounds(rounds: u64, seed: u64) -> anyhow::Result<()> {
     }
     node.kill()?;
     node.restart().await?;
-    check(&node.api(), &replies).await
+    check(&node.api(), &replies).await?;
+    // And what is stored is what the messages give.
+    for service in ["counter", "chat"] {
+        good(&node, &["audit", service]).await?;
+    }
+    Ok(())
 }
 
 fn session_of(writer: u64) -> (&'static str, String) {

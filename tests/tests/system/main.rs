@@ -37,6 +37,7 @@ mod operators;
 mod output;
 mod overload;
 mod positions;
+mod replay;
 mod reservation;
 mod restart;
 mod sealed;

@@ -23,9 +23,10 @@ pub use timer::{Dead, Expiry, Firing, Timer, When};
 
 use crate::{
     client::Client,
-    level::{EFFECTS_FROM, HTTP_FROM, IDENTITY_FROM, Level, SENDS_FROM},
+    level::{EFFECTS_FROM, ENTERED_FROM, HTTP_FROM, IDENTITY_FROM, Level, SENDS_FROM},
     limits,
 };
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -46,6 +47,25 @@ pub enum Origin {
     Presence(bool),
     /// A client that was shown to be somebody. From [`IDENTITY_FROM`] on.
     Client(Arc<Client>),
+    /// An operator. From [`ENTERED_FROM`] on, and only where what was written is small.
+    Operator(Arc<Entered>),
+}
+
+/// What an operator has written into a session's state, so that its history can be run past it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entered {
+    /// `None` deletes.
+    pub writes: Vec<(String, Option<Bytes>)>,
+}
+
+impl Entered {
+    /// What it takes of an entry.
+    pub fn bytes(&self) -> usize {
+        let of = |(key, value): &(String, Option<Bytes>)| {
+            key.len() + value.as_ref().map_or(0, Bytes::len) + 8
+        };
+        self.writes.iter().map(of).sum()
+    }
 }
 
 /// How long after so many failures something is tried again, in milliseconds.
@@ -75,6 +95,7 @@ impl Origin {
             Self::Session(_) | Self::Answer(_) => SENDS_FROM,
             Self::Http(_) | Self::Part(_) | Self::Presence(_) => HTTP_FROM,
             Self::Client(_) => IDENTITY_FROM,
+            Self::Operator(_) => ENTERED_FROM,
         }
     }
 
@@ -87,7 +108,8 @@ impl Origin {
             | Self::Answer(_)
             | Self::Http(_)
             | Self::Part(_)
-            | Self::Presence(_) => None,
+            | Self::Presence(_)
+            | Self::Operator(_) => None,
         }
     }
 
@@ -98,7 +120,8 @@ impl Origin {
             | Self::Http(_)
             | Self::Part(_)
             | Self::Presence(_)
-            | Self::Client(_) => 0,
+            | Self::Client(_)
+            | Self::Operator(_) => 0,
             Self::Session(received) => received.hops,
             Self::Answer(answered) => answered.hops,
         }

@@ -20,6 +20,7 @@
 //! | `cluster.rs` | clusters: feature levels, forwarding, moves of slots, fitness, joining |
 //! | `membership.rs` | discovery and membership: DNS, datagrams, probes, greetings, leaving |
 //! | `peer.rs` | links between nodes, and the cluster's secret |
+//! | `replay.rs` | histories that are run again: threads, memory, time, what a report has |
 //! | `registry.rs` | the registry of a cluster: catalogue, placement, components |
 //! | `nats.rs` | connections to NATS servers, and those that slotd starts |
 //! | `audit.rs` | the audit log: lines, files, what is kept |
@@ -41,6 +42,7 @@ mod output;
 mod peer;
 mod plugin;
 mod registry;
+mod replay;
 mod service;
 mod session;
 mod shares;
@@ -63,6 +65,7 @@ pub use output::*;
 pub use peer::*;
 pub use plugin::*;
 pub use registry::*;
+pub use replay::*;
 pub use service::*;
 pub use session::*;
 pub use shares::*;

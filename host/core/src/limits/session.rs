@@ -60,3 +60,6 @@ pub const STATE_VALUE_BYTES_MAX: usize = 1024 * 1024;
 pub const STATE_WRITE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// All keys and values of one session: a session lives in one slot's memory when it is busy.
 pub const SESSION_STATE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// What an operator writes is kept in the history up to so much, so that it can be run past it: of a correction all,
+/// of an import the state of a small session. It is in the state anyway, and a record has room for both.
+pub const ENTERED_BYTES_MAX: usize = 256 * 1024;

@@ -125,13 +125,22 @@ impl Entry {
         let caused = self.caused.iter().map(|it| size_of::<Caused>() + it.memory());
         let client = self.client().map_or(0, |client| client.memory());
         let caused = caused.sum::<usize>();
-        size_of::<Self>() + self.body.len() + self.reply.len() + events + caused + client
+        let bodies = self.body.len() + self.reply.len() + self.entered_bytes();
+        size_of::<Self>() + bodies + events + caused + client
     }
 
     /// What a page of a history has of it, but for its events.
     pub fn page_bytes(&self) -> usize {
         let client = self.client().map_or(0, |client| client.bytes());
-        self.body.len() + self.reply.len() + client
+        self.body.len() + self.reply.len() + client + self.entered_bytes()
+    }
+
+    /// What it has of what an operator has written.
+    fn entered_bytes(&self) -> usize {
+        match self.origin.as_deref() {
+            Some(Origin::Operator(entered)) => entered.bytes(),
+            _ => 0,
+        }
     }
 
     /// The client that sent it, if one did that was shown to be somebody.

@@ -24,6 +24,8 @@ const RATE: Rate =
 pub(super) struct CallLog {
     lines: u32,
     dropped: u32,
+    /// Nothing of it is written.
+    muted: bool,
 }
 
 impl PluginLog {
@@ -51,6 +53,10 @@ impl PluginLog {
 }
 
 impl CallLog {
+    pub(super) fn new(muted: bool) -> Self {
+        Self { muted, ..Self::default() }
+    }
+
     /// Writes one line of the guest, or counts it as dropped.
     pub(super) fn write(
         &mut self,
@@ -66,7 +72,7 @@ impl CallLog {
             Level::Warn => tracing::enabled!(target: "slotd::guest", tracing::Level::WARN),
             Level::Error => tracing::enabled!(target: "slotd::guest", tracing::Level::ERROR),
         };
-        if !enabled {
+        if !enabled || self.muted {
             return;
         }
         if self.lines >= limits::LOG_LINES_MAX || !plugin.admit() {
@@ -94,7 +100,9 @@ impl CallLog {
 
     /// Lines that were dropped before they came here.
     pub(super) fn drop_lines(&mut self, lines: u32) {
-        self.dropped = self.dropped.saturating_add(lines);
+        if !self.muted {
+            self.dropped = self.dropped.saturating_add(lines);
+        }
     }
 
     /// At the end of a call: logs how many lines are missing.

@@ -107,6 +107,8 @@ pub(super) struct Inner {
     store: Store<HostState>,
     handler: Handler,
     deadline: Duration,
+    /// What its calls log is not written.
+    pub(super) muted: bool,
     /// A call began and did not end well, or its future was dropped: the guest's memory is in an
     /// unknown state.
     spent: bool,
@@ -159,7 +161,8 @@ pub(super) async fn instantiate(
             store.data_mut().limiter.started(of_call).await?;
             metrics().instantiations.increment(1);
             metrics().instantiate_seconds.record(started.elapsed());
-            let inner = Inner { store, handler, deadline: options.deadline, spent: false };
+            let (deadline, muted) = (options.deadline, false);
+            let inner = Inner { store, handler, deadline, muted, spent: false };
             return Ok(Instance { inner: Box::new(inner) });
         }
         Some(Err(error)) => store.data_mut().failure_of(&error, options.deadline),
@@ -237,7 +240,7 @@ impl Inner {
             ephemeral: Events::default(),
             host_calls: 0,
             used_state: false,
-            log: CallLog::default(),
+            log: CallLog::new(self.muted),
             random: None,
             failure: None,
         }));
@@ -259,8 +262,8 @@ impl Inner {
         match input {
             Input::Handle { message: incoming, origin } => {
                 let origin = match origin.as_deref() {
-                    // No guest is called for a part.
-                    None | Some(Origin::Client(_) | Origin::Part(_)) => {
+                    // No guest is called for a part, nor for what an operator does.
+                    None | Some(Origin::Client(_) | Origin::Part(_) | Origin::Operator(_)) => {
                         GuestOrigin::Client(incoming.sender.as_deref())
                     }
                     Some(Origin::Timer(firing)) => GuestOrigin::Timer(&firing.name),
@@ -541,6 +544,10 @@ fn session_of(input: &Input, own: &SessionKey) -> String {
         Origin::Session(received) => received.from.to_string(),
         Origin::Answer(answered) => answered.of.to_string(),
         Origin::Presence(_) => own.to_string(),
-        Origin::Timer(_) | Origin::Http(_) | Origin::Part(_) | Origin::Client(_) => String::new(),
+        Origin::Timer(_)
+        | Origin::Http(_)
+        | Origin::Part(_)
+        | Origin::Client(_)
+        | Origin::Operator(_) => String::new(),
     }
 }

@@ -36,6 +36,7 @@ pub use offload::{Begin, Caller, OffloadPool, Work};
 pub use pool::{Guests, Isolation, Pool};
 pub use probe::{Migrates, NoProbe};
 pub use signal::{Cut, Signal};
+pub use workers::give_way;
 
 #[cfg(doc)]
 use crate::limits;
@@ -642,6 +643,12 @@ impl Instance {
     /// As [`Instance::call`], with a way to end it early.
     pub async fn call_under(&mut self, call: Call, signal: Arc<Signal>) -> Outcome {
         self.inner.call(call, signal).await
+    }
+    /// Has its calls log nothing: what a message logs was logged when it was handled.
+    #[must_use]
+    pub fn muted(mut self) -> Self {
+        self.inner.muted = true;
+        self
     }
     /// Linear memory that the instance holds; it never shrinks.
     pub fn memory_bytes(&self) -> usize {

@@ -39,7 +39,7 @@ impl Workers {
 /// Has the scheduler prefer every other thread to this one, and to those that it starts, as far as
 /// `nice` goes.
 #[cfg_attr(not(target_os = "linux"), allow(unused_variables))]
-pub(super) fn give_way(nice: i32) {
+pub fn give_way(nice: i32) {
     #[cfg(target_os = "linux")]
     // SAFETY: changes how the calling thread is scheduled and touches no memory of ours.
     #[allow(unsafe_code, reason = "libc has no safe interface for it")]

@@ -1,10 +1,11 @@
 //! What a slot does for an operator, beside the handler of a session.
 
 use crate::{
-    effects::Change,
+    effects::{self, Change, Origin},
     error::{Cause, Code, Error},
+    level::ENTERED_FROM,
     limits,
-    log::record::{Delete, Entry, Head, Record},
+    log::record::{Delete, Entry, Head, Record, Write},
     message::{Consistency, Purged, Sent},
     names::SessionKey,
     operation::{Operate, ReadState, Reset},
@@ -313,6 +314,7 @@ impl Shell {
         note: Bytes,
         written: Written,
     ) {
+        let origin = self.entered(&written).map(|entered| Box::new(Origin::Operator(entered)));
         let entry = Arc::new(Entry {
             seq: session.head.seq + 1,
             id: Some(entering.id),
@@ -324,10 +326,22 @@ impl Shell {
             reply: Bytes::new(),
             deployment: session.head.deployment,
             events: Vec::new(),
-            origin: None,
+            origin,
             caused: Vec::new(),
         });
         self.append(session, entry, entering.fingerprint, written);
+    }
+
+    /// What the history keeps of what was written; `None`: it is too much, or not everyone could read it.
+    fn entered(&self, written: &Written) -> Option<Arc<effects::Entered>> {
+        let of = |write: &Write| {
+            Some((String::from_utf8(write.key.to_vec()).ok()?, write.value.clone()))
+        };
+        let writes = written.state.iter().map(of).collect::<Option<Vec<_>>>()?;
+        let entered = effects::Entered { writes };
+        let is_kept = self.context.level.get() >= ENTERED_FROM
+            && entered.bytes() <= limits::ENTERED_BYTES_MAX;
+        is_kept.then(|| entered.into())
     }
 
     fn append(

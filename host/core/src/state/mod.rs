@@ -8,7 +8,7 @@
 pub mod changes;
 pub(crate) mod deleted;
 pub(crate) mod hash;
-pub(crate) mod rows;
+pub mod rows;
 pub mod snapshot;
 pub mod stored;
 

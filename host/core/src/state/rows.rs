@@ -1,7 +1,12 @@
 //! A slot's rows as a whole: read at one moment, removed, or loaded. What snapshots need of a store.
 
 use super::{SlotMeta, StateError, StateStore, changes::Changes};
-use crate::names::SlotId;
+use crate::{
+    log::record::{Entry, Head},
+    names::{ServiceName, SessionId, SessionKey, SlotId},
+};
+use bytes::Bytes;
+use std::sync::Arc;
 
 /// A kind of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,4 +72,46 @@ pub trait SlotView: Send + Sync {
         after: Option<Vec<u8>>,
         bytes_max: usize,
     ) -> Result<Page, StateError>;
+
+    /// As [`StateStore::head`].
+    ///
+    /// # Errors
+    /// As [`SlotView::page`]; so of the next three.
+    fn head(&self, key: &SessionKey) -> Result<Option<Head>, StateError>;
+
+    /// As [`StateStore::sessions`], of all of a service.
+    ///
+    /// # Errors
+    /// As above.
+    fn sessions(
+        &self,
+        service: &ServiceName,
+        after: Option<&SessionId>,
+        limit: usize,
+    ) -> Result<Vec<(SessionId, Head)>, StateError>;
+
+    /// As [`StateStore::history`].
+    ///
+    /// # Errors
+    /// As above.
+    fn history(
+        &self,
+        session: u64,
+        after: u64,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Arc<Entry>>, StateError>;
+
+    /// As [`StateStore::scan`], of all keys of a session. What is not a session's state, as its effects, has numbers of
+    /// its own.
+    ///
+    /// # Errors
+    /// As above.
+    fn values(
+        &self,
+        session: u64,
+        after: Option<&[u8]>,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StateError>;
 }

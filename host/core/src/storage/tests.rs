@@ -17,7 +17,7 @@ use crate::{
         sealed::SealedLog,
     },
     names::{SessionKey, SlotId},
-    state::{SlotMeta, changes::Changes},
+    state::{SlotMeta, changes::Changes, rows::WholeSlots},
 };
 use bytes::Bytes;
 use std::{collections::BTreeMap, path::Path, sync::Arc};
@@ -177,12 +177,51 @@ fn dump(dir: &DataDir, slots: u16) -> Vec<String> {
                 assert_eq!(state.remembered(slot, number, id).unwrap().unwrap().seq, entry.seq);
             }
             let values = state.scan(slot, number, b"", None, usize::MAX, usize::MAX).unwrap();
+            let key = SessionKey { service: service.clone(), session: id.clone() };
+            check_view(&dir.state(), slot, (&key, &head), &history, &values);
             out.push(format!("{slot}/{id} {head:?} {values:?} {history:?}"));
         }
         let pinned = state.pinned(slot, &service, None, usize::MAX).unwrap();
         out.push(format!("pinned {pinned:?}"));
     }
     out
+}
+
+/// A session as a view has it, page by page, must be the session as the store has it.
+fn check_view(
+    state: &Arc<dyn WholeSlots>,
+    slot: SlotId,
+    (key, head): (&SessionKey, &Head),
+    history: &[Arc<Entry>],
+    values: &[(Bytes, Bytes)],
+) {
+    let view = state.view(slot).unwrap();
+    assert_eq!(view.head(key).unwrap().as_ref(), Some(head));
+    let mut all = Vec::new();
+    while let [.., last] = &*view.sessions(&key.service, all.last(), 2).unwrap() {
+        all.push(last.0.clone());
+    }
+    assert!(all.is_sorted() && !all.is_empty());
+    let number = head.session_number;
+    let mut read = Vec::new();
+    loop {
+        let after = read.last().map_or(0, |entry: &Arc<Entry>| entry.seq);
+        let page = view.history(number, after, 3, usize::MAX).unwrap();
+        if page.is_empty() {
+            break;
+        }
+        read.extend(page);
+    }
+    assert_eq!(read, history);
+    let mut read: Vec<(Bytes, Bytes)> = Vec::new();
+    loop {
+        let page = view.values(number, read.last().map(|(key, _)| &**key), usize::MAX, 1).unwrap();
+        if page.is_empty() {
+            break;
+        }
+        read.extend(page);
+    }
+    assert_eq!(read, values);
 }
 
 /// A directory with some of everything, part of it in tables and part in the journal. Gives what

@@ -131,6 +131,8 @@ impl MessageLine {
                 self.presence = Some(PresenceLine { present: *present });
             }
             Some(Origin::Client(client)) => self.client = Some(ClientLine::new(client)),
+            // The file has the state that came of it, and of all that came later.
+            Some(Origin::Operator(_)) => {}
             None => {}
         }
     }
@@ -164,9 +166,11 @@ impl MessageLine {
             Origin::Client(_) if self.operator => {
                 return Err("an operator's entry is no client's".into());
             }
-            Origin::Timer(_) | Origin::Session(_) | Origin::Answer(_) | Origin::Client(_) => {
-                (false, false)
-            }
+            Origin::Timer(_)
+            | Origin::Session(_)
+            | Origin::Answer(_)
+            | Origin::Client(_)
+            | Origin::Operator(_) => (false, false),
             Origin::Http(_) | Origin::Presence(_) => (true, false),
             Origin::Part(_) => (true, true),
         };

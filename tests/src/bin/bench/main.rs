@@ -10,6 +10,7 @@ mod http2;
 mod languages;
 mod memory;
 mod peers;
+mod replay;
 mod report;
 mod requests;
 mod sealed;
@@ -105,6 +106,7 @@ enum Part {
     Peers,
     Tls,
     Sealed,
+    Replay,
 }
 
 #[derive(Default, Serialize)]
@@ -127,6 +129,7 @@ struct Report {
     peers: Option<peers::Peers>,
     tls: Option<tls::Tls>,
     sealed: Option<sealed::Sealed>,
+    replay: Option<replay::Replays>,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -224,6 +227,9 @@ async fn measure(args: &Args, dir: &Path, report: &mut Report) -> anyhow::Result
     }
     if has(Part::Sealed) {
         report.sealed = Some(sealed::sealed(args, dir).await?);
+    }
+    if has(Part::Replay) {
+        report.replay = Some(replay::replays(args, dir).await?);
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::effects::{
-    Caused, Firing, http,
+    Caused, Entered, Firing, http,
     rows::Name,
     send::{self},
 };
@@ -361,6 +361,27 @@ fn messages_with_an_identity_keep_their_form_and_need_their_level() {
     }
 }
 
+/// What an operator has written, so that the history can be run past it.
+#[test]
+fn what_an_operator_has_written_keeps_its_form_and_needs_its_level() {
+    let writes = vec![("k".into(), Some("new".into())), ("gone".into(), None)];
+    let mut message = message(3, b"{}", None);
+    let entry = Arc::make_mut(&mut message.entry);
+    entry.origin = Some(Box::new(Origin::Operator(Entered { writes }.into())));
+    let records = vec![Record::Message(Box::new(message))];
+    let batch = Batch { slot: 511, term: 9, attempt: 1, records };
+    assert!(batch.encode_at(6).is_err(), "at level 6");
+    let bytes = batch.encode_at(7).unwrap();
+    assert_eq!(Batch::decode(&bytes).unwrap(), batch);
+    assert_eq!(hex(&bytes), ENTERED);
+}
+
+const ENTERED: &str = concat!(
+    "02ff030901010486000000046368617406726f6f6d2d310500010702016b01036e657704676f6e65000300010361",
+    "6e6e83d095ffbc310a746578742f706c61696e027b7d106170706c69636174696f6e2f6a736f6e01370301046c69",
+    "6e6501740165d5aad5aad5aad5aad5aad5aad5aad5aad5aa0102016e01013804676f6e650080d095ffbc3183d095",
+    "ffbc3102000109",
+);
 const IDENTITIES: [&str; 3] = [
     concat!(
         "02ff030901010495000000046368617406726f6f6d2d3105000106086163636f756e74730103616e6e02036f7267",

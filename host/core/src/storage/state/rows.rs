@@ -1,6 +1,6 @@
 //! A slot's rows in the database: read at one moment, or removed.
 
-use super::{DiskState, decode, decode_slot, history, keys, plain};
+use super::{DiskState, decode, decode_slot, entry_bytes, history, keys, plain};
 use crate::{
     database::{
         db::Db,
@@ -9,8 +9,8 @@ use crate::{
     },
     error::StateError,
     limits,
-    log::record::Head,
-    names::{ServiceName, SessionKey, SlotId},
+    log::record::{Entry, Head},
+    names::{ServiceName, SessionId, SessionKey, SlotId},
     state::{
         SlotMeta,
         changes::{Changes, UsedKey},
@@ -100,10 +100,7 @@ impl SlotView for View {
         after: Option<Vec<u8>>,
         bytes_max: usize,
     ) -> Result<Page, StateError> {
-        let db = self.engine.open_db().map_err(StateError::Unavailable)?;
-        if db.opened != self.opened {
-            return Err(StateError::Unavailable("the store was opened again".into()));
-        }
+        let db = self.db()?;
         let keyspace = keyspace_of(rows, &db);
         let engine = &self.engine;
         let mut page = Changes::default();
@@ -146,9 +143,99 @@ impl SlotView for View {
         let next = last.filter(|_| more).map(|key| key.to_vec());
         Ok(Page { rows: page, bytes, next })
     }
+
+    fn head(&self, key: &SessionKey) -> Result<Option<Head>, StateError> {
+        let db = self.db()?;
+        let row = self.snapshot.get(&db.heads, &keys::session(self.slot, key));
+        let row = row.map_err(|e| self.engine.read_error(&db.heads, &e))?;
+        let head = row.map(|row| decode(&row)).transpose();
+        head.map_err(|why| self.engine.value_error(&db.heads, why))
+    }
+
+    fn sessions(
+        &self,
+        service: &ServiceName,
+        after: Option<&SessionId>,
+        limit: usize,
+    ) -> Result<Vec<(SessionId, Head)>, StateError> {
+        let db = self.db()?;
+        let base = keys::service(self.slot, service);
+        let after = after.map(|after| [&base, after.as_str().as_bytes()].concat());
+        let mut found = Vec::new();
+        for row in self.snapshot.range(&db.heads, range(&base, after)).take(limit) {
+            let (key, value) = row.map_err(|e| self.engine.read_error(&db.heads, &e))?;
+            let bad = |why: String| self.engine.value_error(&db.heads, why);
+            let id = keys::session_of(&key, base.len());
+            let id = id.ok_or_else(|| bad("a key is no session".into()))?;
+            found.push((id, decode(&value).map_err(bad)?));
+        }
+        Ok(found)
+    }
+
+    fn history(
+        &self,
+        session: u64,
+        after: u64,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Arc<Entry>>, StateError> {
+        let mut out = Vec::new();
+        let Some(first) = after.checked_add(1).filter(|_| limit > 0) else { return Ok(out) };
+        let db = self.db()?;
+        let end = keys::after_prefix(&keys::number(self.slot, session));
+        let start = Bound::Included(keys::history(self.slot, session, first).to_vec());
+        let rows = (start, end.map_or(Bound::Unbounded, Bound::Excluded));
+        let (mut bytes, mut reached) = (0, after);
+        for row in self.snapshot.range(&db.history, rows) {
+            let (_, row) = row.map_err(|e| self.engine.read_error(&db.history, &e))?;
+            for entry in history::read(&self.engine, &db, &self.snapshot, &row)? {
+                if entry.seq <= reached {
+                    continue;
+                }
+                reached = entry.seq;
+                bytes += entry_bytes(&entry);
+                out.push(entry);
+                if out.len() >= limit || bytes >= bytes_max {
+                    return Ok(out);
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    fn values(
+        &self,
+        session: u64,
+        after: Option<&[u8]>,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StateError> {
+        let db = self.db()?;
+        let base = keys::number(self.slot, session);
+        let after = after.map(|after| [&base, after].concat());
+        let (mut out, mut bytes) = (Vec::new(), 0);
+        for row in self.snapshot.range(&db.state, range(&base, after)).take(limit) {
+            let (key, value) = row.map_err(|e| self.engine.read_error(&db.state, &e))?;
+            let value = plain(&value).map_err(|why| self.engine.value_error(&db.state, why))?;
+            bytes += key.len() + value.len();
+            out.push((Bytes::copy_from_slice(&key[base.len()..]), Bytes::copy_from_slice(value)));
+            if bytes >= bytes_max {
+                break;
+            }
+        }
+        Ok(out)
+    }
 }
 
 impl View {
+    fn db(&self) -> Result<impl std::ops::Deref<Target = Db> + '_, StateError> {
+        let db = self.engine.open_db().map_err(StateError::Unavailable)?;
+        match db.opened == self.opened {
+            true => Ok(db),
+            false => Err(StateError::Unavailable("the store was opened again".into())),
+        }
+    }
+
     /// Rows of a deleted session stay until they are collected.
     fn is_deleted(&self, db: &Db, number: u64) -> Result<bool, StateError> {
         let key = keys::number(self.slot, number);

@@ -1,0 +1,53 @@
+//! Which component runs, and the instances of it that a thread has.
+
+use crate::{
+    limits,
+    log::record::DeploymentId,
+    plugin::{Account, Digest, Instance, Isolation, Plugin, PluginError},
+};
+use std::sync::Arc;
+
+/// A deployment that can be run, or what is to be one.
+#[derive(Clone, Debug)]
+pub struct Version {
+    pub id: DeploymentId,
+    pub plugin: Arc<Plugin>,
+    /// As `migrate` of another one is told it.
+    pub version: String,
+    pub label: Arc<str>,
+    /// As [`crate::service::Deployment::same_state`].
+    pub same_state: bool,
+}
+
+/// The instances of one thread, which are its own: nothing of a node's other calls gets into them.
+#[derive(Debug)]
+pub struct Instances {
+    isolation: Isolation,
+    idle: Vec<(Digest, Instance)>,
+}
+
+impl Instances {
+    /// [`Isolation::Shared`]: one of a version is used for all calls. [`Isolation::Call`]: each has a new one.
+    pub fn new(isolation: Isolation) -> Self {
+        Self { isolation, idle: Vec::new() }
+    }
+
+    pub(super) async fn take(&mut self, version: &Version) -> Result<Instance, PluginError> {
+        let digest = version.plugin.digest();
+        if let Some(at) = self.idle.iter().rposition(|(of, _)| *of == digest) {
+            return Ok(self.idle.remove(at).1);
+        }
+        let timeout = limits::INSTANCE_MEMORY_TIMEOUT;
+        Ok(version.plugin.instantiate(Account::default(), timeout).await?.muted())
+    }
+
+    pub(super) fn keep(&mut self, version: &Version, instance: Instance) {
+        if self.isolation == Isolation::Call {
+            return;
+        }
+        if self.idle.len() >= limits::REPLAY_INSTANCES_MAX {
+            self.idle.remove(0);
+        }
+        self.idle.push((version.plugin.digest(), instance));
+    }
+}
