@@ -47,5 +47,5 @@ pub(crate) use slotd_core::testing;
 pub(crate) use slotd_core::{
     audit, backoff, buffers, clock, database, effects, error, level, loads, log, mac, memory,
     message, modes, names, nats, operation, operator, plugin, position, random, registry, script,
-    seal, service, slot, state, storage, task, telemetry, text, thread, trace, usage,
+    seal, service, sim, slot, state, storage, task, telemetry, text, thread, trace, usage,
 };

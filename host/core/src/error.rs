@@ -99,7 +99,7 @@ codes! {
     PositionGone = "position-gone", 410, false;
     /// A limit of the service, of the token's subject or of the session is reached: messages, bytes or handlers' time in a time, or sockets at a time. Nothing was kept, and nothing was counted. Retry after `Retry-After`; the detail names the limit.
     RateLimited = "rate-limited", 429, true;
-    /// A limit on what the service, the token's subject or the session stores is reached: sessions, or bytes. Nothing was kept. To retry does not help before something was deleted, or the operator allows more.
+    /// A limit on what the service or the session stores is reached: sessions, or bytes. Nothing was kept. To retry does not help before something was deleted, or the operator allows more.
     QuotaExceeded = "quota-exceeded", 429, false;
     /// The body is larger than the limit.
     BodyTooLarge = "body-too-large", 413, false;

@@ -13,7 +13,8 @@
 //! | 4 | 30 November 2026 | timers: records and rows of effects, messages with an origin ([`EFFECTS_FROM`]) |
 //! | 5 | 30 November 2026 | messages between sessions: their records, rows and origins; sessions that expire ([`SENDS_FROM`]) |
 //! | 6 | 30 November 2026 | requests over HTTP: their rows and origins; sessions that close, and that are told of their subscribers ([`HTTP_FROM`]) |
-//! | 7 | 30 November 2026 | messages and queries with the identity of their client ([`IDENTITY_FROM`]); logs and snapshots of a cluster that are sealed ([`SEALED_FROM`]); what operators have written, in histories ([`ENTERED_FROM`]) |
+//! | 7 | 30 November 2026 | messages and queries with the identity of their client ([`IDENTITY_FROM`]); logs and snapshots of a cluster that are sealed ([`SEALED_FROM`]) |
+//! | 8 | 30 November 2026 | what operators have written, in histories ([`ENTERED_FROM`]) |
 //!
 //! A level is also the version of the protocol (`peer::protocol`) between nodes: a cluster
 //! at level 2 has no node that speaks only version 1.
@@ -34,7 +35,7 @@ pub fn oldest() -> Level {
 }
 
 /// What this build can read, and writes where it is allowed.
-pub const NEWEST: Level = 7;
+pub const NEWEST: Level = 8;
 
 /// From here on nodes send each other nothing in clear text, over TCP or UDP.
 pub const ENCRYPTED: Level = 3;
@@ -59,7 +60,7 @@ pub const IDENTITY_FROM: Level = 7;
 pub const SEALED_FROM: Level = 7;
 
 /// From here on, an operator's entry has what was written with it: before, a history could not be run past it.
-pub const ENTERED_FROM: Level = 7;
+pub const ENTERED_FROM: Level = 8;
 
 /// Fields of a stored JSON value that this version does not know. They are kept when it changes the
 /// value: what a later version has put there is not lost by chance.

@@ -8,7 +8,8 @@
 //!   `seal`, `backoff`, `clock`, `thread`, `telemetry`, `task`;
 //! - what is kept: `nats`, `client`, `effects`, `log`, `database`, `state`, `storage`;
 //! - what a slot does: `position`, `message`, `quota`, `plugin`, `service`, `registry`, `audit`, `operator`, `operation`,
-//!   `slot`; `script`, which plays messages to one without a node, and `replay`, which runs a history again.
+//!   `slot`; `script`, which plays messages to one without a node; `sim`, which makes them; `replay`,
+//!   which runs a history again.
 //!
 //! With the feature `testing` there is what the tests of both crates share: `testing`,
 //! `plugin::testkit` and `telemetry::captured_log`.
@@ -45,6 +46,7 @@ pub mod replay;
 pub mod script;
 pub mod seal;
 pub mod service;
+pub mod sim;
 pub mod slot;
 pub mod state;
 pub mod storage;

@@ -65,12 +65,12 @@ fn keeps(limits: &Limits) -> bool {
 }
 
 impl Quota {
-    /// Takes the limits of a policy. What was used stays used.
+    /// Takes the limits of a policy. What was used stays used, as far as limits that are other ones have room for it.
     pub fn set<'a>(&self, limits: impl IntoIterator<Item = (&'a str, &'a Limits)>) {
         let limits: HashMap<Box<str>, Arc<Limits>> =
             limits.into_iter().map(|(name, of)| (name.into(), Arc::new(of.clone()))).collect();
         let mut now = self.0.limits.write();
-        self.0.buckets.set(limits.iter().map(|(name, of)| (&**name, &**of)));
+        self.0.buckets.set(limits.iter().map(|(name, of)| (&**name, &**of)), self.now());
         self.0.keeps.store(limits.values().any(|limits| keeps(limits)), Relaxed);
         *now = limits;
         self.tell(&now);

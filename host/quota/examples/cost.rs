@@ -59,7 +59,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (name, policy) in policies {
         let buckets = Buckets::default();
         let parsed: Vec<_> = policy.iter().map(|(name, text)| (*name, limits_of(text))).collect();
-        buckets.set(parsed.iter().map(|(name, limits)| (*name, limits)));
+        buckets.set(parsed.iter().map(|(name, limits)| (*name, limits)), Duration::ZERO);
         // One clock for all: it is the caller's, and not measured.
         let now = start.elapsed() + Duration::from_secs(1);
         row(name, |thread, n| {

@@ -23,7 +23,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -40,7 +40,8 @@ pub struct Asks<'a> {
     pub session: &'a str,
     /// Of its body.
     pub bytes: u64,
-    /// Its idempotency key. A message that was let through has one repeat that is let through, too.
+    /// Its idempotency key. A message that was let through has one repeat that is let through, too, for a minute and with no
+    /// more bytes.
     pub key: Option<&'a str>,
 }
 
@@ -82,11 +83,19 @@ struct Rest {
 struct RestStates {
     shards: Box<[Mutex<Map<Arc<State>>>]>,
     hasher: RandomState,
+    /// In all shards: a bound for each would be reached by some long before all places are taken.
+    held: AtomicUsize,
     /// Of those that there is no place for.
     beyond: Arc<State>,
 }
 
-#[derive(Debug, Default)]
+/// Whose buckets are under rates that change.
+enum Held {
+    One(Arc<State>),
+    Rest(Arc<RestStates>),
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
 struct AllRates {
     service: Rates,
     subject: Rates,
@@ -108,6 +117,23 @@ impl Default for State {
             service: Mutex::default(),
             subjects: Table::new(limits::SUBJECTS_KNOWN_MAX),
             sessions: Table::new(limits::SESSIONS_KNOWN_MAX),
+        }
+    }
+}
+
+impl State {
+    /// See [`Buckets::set`].
+    fn clamp(&self, before: &AllRates, rates: &AllRates, now_ns: u64) {
+        if before.service != rates.service {
+            self.service.lock().clamp(&before.service, &rates.service, now_ns);
+        }
+        for (table, before, rates) in [
+            (&self.subjects, &before.subject, &rates.subject),
+            (&self.sessions, &before.session, &rates.session),
+        ] {
+            if before != rates {
+                table.each(|taps| taps.clamp(before, rates, now_ns));
+            }
         }
     }
 }
@@ -141,6 +167,7 @@ impl Default for RestStates {
         Self {
             shards: (0..limits::COUNT_SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::default(),
+            held: AtomicUsize::new(0),
             beyond: Arc::default(),
         }
     }
@@ -158,35 +185,63 @@ impl RestStates {
         if !is_real() {
             return None;
         }
-        if states.len() >= limits::REST_SERVICES_MAX / self.shards.len() {
+        let one_more = |held| (held < limits::REST_SERVICES_MAX).then_some(held + 1);
+        if self.held.fetch_update(Relaxed, Relaxed, one_more).is_err() {
             return Some(self.beyond.clone());
         }
         Some(states.entry(service.into()).or_default().clone())
     }
+
+    fn each(&self, mut work: impl FnMut(&State)) {
+        for shard in &self.shards {
+            // Whoever comes meanwhile does not wait for the work.
+            let states: Vec<_> = shard.lock().values().cloned().collect();
+            states.iter().for_each(|state| work(state));
+        }
+        work(&self.beyond);
+    }
 }
 
 impl Buckets {
-    /// Takes the limits of a policy, by service; [`REST`] is all others. What services have drawn stays drawn.
-    pub fn set<'a>(&self, limits: impl IntoIterator<Item = (&'a str, &'a Limits)>) {
+    /// Takes the limits of a policy, by service; [`REST`] is all others. What services have drawn stays drawn; but where
+    /// a rate or its burst is another one, nobody has less than an empty bucket of it: what he owes at a rate that was wrong
+    /// would keep him out long after it is right.
+    pub fn set<'a>(&self, limits: impl IntoIterator<Item = (&'a str, &'a Limits)>, now: Duration) {
         let _setting = self.setting.lock();
         let before = self.policy.load_full();
+        let mut changed = Vec::new();
         let mut policy = Policy::default();
         for (service, limits) in limits {
             let rates = AllRates::of(limits).map(Arc::new);
             if service == REST {
                 let states = before.rest.as_ref().map(|rest| rest.states.clone());
                 let states = states.unwrap_or_default();
+                if let (Some(before), Some(now)) = (&before.rest, &rates) {
+                    changed.push((before.rates.clone(), now.clone(), Held::Rest(states.clone())));
+                }
                 policy.rest = rates.map(|rates| Rest { rates, states });
                 continue;
             }
             // One that is named and has no rate is not under those of the rest.
-            let state = || before.state(service, || false).unwrap_or_default();
-            let service_now = rates.map(|rates| Service { rates, state: state() });
+            let service_now = rates.map(|rates| {
+                let kept = before.state(service, || false);
+                if let (Some(kept), Some(before)) = (&kept, before.rates(service)) {
+                    changed.push((before.clone(), rates.clone(), Held::One(kept.clone())));
+                }
+                Service { rates, state: kept.unwrap_or_default() }
+            });
             policy.named.insert(service.into(), service_now);
         }
         let any = policy.rest.is_some() || policy.named.values().any(Option::is_some);
         self.policy.store(Arc::new(policy));
         self.any.store(any, Relaxed);
+        // Afterwards: what is drawn from now on is drawn at the new rates.
+        for (before, rates, held) in changed.iter().filter(|(before, rates, _)| before != rates) {
+            match held {
+                Held::One(state) => state.clamp(before, rates, nanos(now)),
+                Held::Rest(states) => states.each(|state| state.clamp(before, rates, nanos(now))),
+            }
+        }
     }
 
     /// Whether there is any rate.
@@ -225,8 +280,8 @@ impl Buckets {
         let Some(decision) = decision else { return Decision::Allowed(None) };
         let repeats = asks.key.map(|key| (asks.service, asks.subject, asks.session, key));
         match (decision, repeats) {
-            (Decision::Allowed(_), Some(key)) => self.repeats.note(key),
-            (Decision::Refused(_), Some(key)) if self.repeats.take(key) => {
+            (Decision::Allowed(_), Some(key)) => self.repeats.note(key, asks.bytes, now_ns),
+            (Decision::Refused(_), Some(key)) if self.repeats.take(key, asks.bytes, now_ns) => {
                 return Decision::Allowed(None);
             }
             (Decision::Refused(_), _) => {
@@ -299,10 +354,10 @@ impl Policy {
         }
     }
 
-    fn rates(&self, service: &str) -> Option<&AllRates> {
+    fn rates(&self, service: &str) -> Option<&Arc<AllRates>> {
         match (self.named.get(service), &self.rest) {
-            (Some(service), _) => service.as_ref().map(|service| &*service.rates),
-            (None, rest) => rest.as_ref().map(|rest| &*rest.rates),
+            (Some(service), _) => service.as_ref().map(|service| &service.rates),
+            (None, rest) => rest.as_ref().map(|rest| &rest.rates),
         }
     }
 

@@ -62,7 +62,7 @@ mod tests {
         let text = "messages = \"1000/s\"\nbytes = \"10MiB/s\"\nburst = \"2500ms\"\nguest_time = \"1s/s\"\n\
                     [session]\nmessages = \"30/m\"";
         let (buckets, limits): (_, Limits) = (Buckets::default(), toml::from_str(text).unwrap());
-        buckets.set([("chat", &limits)]);
+        buckets.set([("chat", &limits)], Duration::ZERO);
         assert_eq!(
             buckets.policy_header("chat").as_deref(),
             Some(

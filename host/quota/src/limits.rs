@@ -25,8 +25,11 @@ pub const WEIGHT_DEFAULT: u32 = 100;
 pub const SESSIONS_KNOWN_MAX: usize = 16_384;
 /// Subjects of a service, in the same way: 128 KiB.
 pub const SUBJECTS_KNOWN_MAX: usize = 4_096;
-/// Idempotency keys of messages that were let through: 512 KiB. A client repeats within seconds.
+/// Idempotency keys of messages that were let through: 1 MiB.
 pub const REPEATS_KNOWN_MAX: usize = 65_536;
+/// How long one may be repeated without drawing. A client repeats within seconds; what is let through in this time may pass a
+/// second time at once.
+pub const REPEAT_WITHIN: Duration = Duration::from_secs(60);
 /// Entries that a name may be in: one of them is forgotten if all are in use.
 pub const WAYS: usize = 8;
 /// Locks of a table of names: threads that ask for different names rarely meet.

@@ -216,6 +216,11 @@ impl Bucket {
         self.0 = self.0.min(max);
     }
 
+    /// Empty at most, with no debt.
+    pub fn clamp(&mut self, quota: Quota, now_ns: u64) {
+        self.0 = self.0.min(now_ns.saturating_add(quota.burst_ns));
+    }
+
     /// What is left now, of what is counted; and of the whole, in 1/1,024.
     pub fn left(self, quota: Quota, now_ns: u64) -> (u64, u64) {
         let free_ns = quota.burst_ns.saturating_sub(self.full_in(now_ns));

@@ -9,7 +9,7 @@
 //! A name is known by a hash of 64 bits under a key of the process's own, so a bucket has 32 bytes, and nobody can look for
 //! names that meet.
 
-use crate::{limits, rate::Bucket};
+use crate::{limits, policy::Rates, rate::Bucket};
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use std::{
     hash::{BuildHasher, RandomState},
@@ -25,6 +25,19 @@ pub(crate) struct Taps {
 }
 
 impl Taps {
+    /// Where a rate is another one than before, no bucket has less than nothing of it.
+    pub fn clamp(&mut self, before: &Rates, rates: &Rates, now_ns: u64) {
+        for (bucket, before, quota) in [
+            (&mut self.messages, before.messages, rates.messages),
+            (&mut self.bytes, before.bytes, rates.bytes),
+            (&mut self.guest_time, before.guest_time, rates.guest_time),
+        ] {
+            if let Some(quota) = quota.filter(|_| before != quota) {
+                bucket.clamp(quota, now_ns);
+            }
+        }
+    }
+
     fn full_in(&self, now_ns: u64) -> u64 {
         let all = [self.messages, self.bytes, self.guest_time];
         all.into_iter().map(|bucket| bucket.full_in(now_ns)).max().unwrap_or(0)
@@ -86,6 +99,14 @@ impl Table {
             }
         };
         MutexGuard::map(entries, |entries| &mut entries[set + way].taps)
+    }
+
+    /// All that have buckets, a shard at a time.
+    pub fn each(&self, mut work: impl FnMut(&mut Taps)) {
+        for shard in &self.shards {
+            let mut entries = shard.lock();
+            entries.iter_mut().filter(|entry| entry.tag != 0).for_each(|e| work(&mut e.taps));
+        }
     }
 
     fn place(&self, hash: u64) -> (usize, usize, u64) {

@@ -254,7 +254,7 @@ impl Usage {
         add(part.account(service, subject, limits::USAGE_SUBJECTS_MAX, max));
     }
 
-    /// What services store now, and how long it was since this was said last.
+    /// What services store now, and how long it was since this was said last. It waits for what is being written.
     pub fn stored<'a>(&self, stored: impl IntoIterator<Item = (&'a str, u64)>, since: Duration) {
         let mut today = self.today.lock();
         for of in today.part.accounts.values_mut() {
@@ -284,15 +284,17 @@ impl Usage {
 
     /// The days from one to another, with what was not written yet. It blocks, and days that can't be read are not there.
     pub fn days(&self, from: jiff::civil::Date, to: jiff::civil::Date) -> Vec<Day> {
-        let mut today = self.today.lock();
-        self.collect(&mut today);
-        let kept = today.files.days().unwrap_or_default();
-        let kept = kept.into_iter().filter(|day| *day != today.day && (from..=to).contains(day));
-        let mut days: Vec<_> =
-            kept.filter_map(|day| today.files.read(day).ok().flatten()).collect();
-        if (from..=to).contains(&today.day) {
-            days.push(today.day());
-        }
+        let (files, day, now) = {
+            let mut today = self.today.lock();
+            self.collect(&mut today);
+            let now = (from..=to).contains(&today.day).then(|| today.day());
+            (today.files.clone(), today.day, now)
+        };
+        // Without the lock: there may be many. A file is replaced or removed whole, so what is read meanwhile is one or none.
+        let kept = files.days().unwrap_or_default();
+        let kept = kept.into_iter().filter(|kept| *kept != day && (from..=to).contains(kept));
+        let mut days: Vec<_> = kept.filter_map(|day| files.read(day).ok().flatten()).collect();
+        days.extend(now);
         days.sort_by_key(|day| day.day);
         days
     }

@@ -6,6 +6,7 @@ mod config;
 mod connection;
 mod replay;
 mod session;
+mod sim;
 mod timer;
 mod usage;
 
@@ -18,6 +19,7 @@ pub use self::{
         History, Query, Send, SessionArgs, SessionCmd, SessionDelete, SessionExport, SessionImport,
         SessionSet, SessionState, Sessions, Tail,
     },
+    sim::{Fault, SimArgs},
     timer::{
         DeadArgs, DeadCmd, PageArgs, RequestCancel, RequestCmd, TimerCancel, TimerCmd, Timers,
     },
@@ -473,6 +475,14 @@ pub enum PluginCmd {
         #[arg(last = true, conflicts_with = "wasm")]
         args: Vec<OsString>,
     },
+    /// Run a plugin under virtual time, with failures at every message, and look for what breaks it
+    ///
+    /// Sends messages that a schema or scripts describe, again and again, fails the node before each
+    /// commit, repeats messages, fires timers late, answers in any order, and switches to a second version.
+    /// After each step, what must hold is looked at: of every plugin (no trap, no limit, nothing kept
+    /// between calls) and by the plugin's own rules. What breaks is shortened to a script, which `slotd plugin test --wasm`
+    /// plays. The same seed does the same. Exits with 8 if something breaks. See docs/plugins-sim.md.
+    Sim(SimArgs),
     /// Install what building Rust or C plugins needs
     ///
     /// For Rust: rustup's targets or, if they can't be fetched, Debian's packages. For C: Debian's

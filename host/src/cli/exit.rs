@@ -30,6 +30,8 @@ exits! {
     CannotStart = 6;
     /// `serve` must not start: the data directory is damaged or was made with another slot count, or the cluster refuses the node.
     Damaged = 7;
+    /// `plugin sim` found what does not hold.
+    Broken = 8;
     /// `serve` stopped itself because of a bug or stalled worker threads (`stall_limit`). Acknowledged messages are safe; start it again.
     Bug = 70;
 }

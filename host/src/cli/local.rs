@@ -2,16 +2,18 @@
 
 use super::{
     admin::read_component,
-    args::{ConfigArgs, ConfigCmd, PluginCmd},
+    args::{ConfigArgs, ConfigCmd, Fault, PluginCmd, SimArgs},
     exit::{CliError, Exit},
     output,
-    plugin::{self, ScriptOptions},
+    plugin::{self, ScriptOptions, SimOptions},
     signing,
 };
 use crate::{
     config::{Config, keys::KEYS},
     limits,
     plugin::inspect_apart,
+    random,
+    sim::Faults,
     telemetry,
     text::clip,
 };
@@ -35,6 +37,7 @@ pub async fn plugin(command: PluginCmd, json: bool) -> Result<(), CliError> {
         PluginCmd::Test { dir, wasm: Some(scripts), component, .. } => {
             play(&ScriptOptions { dir, scripts, component }, json).await
         }
+        PluginCmd::Sim(args) => simulate(args, json).await,
         PluginCmd::Setup { lang: Lang::Rust, dir } => report(toolchains::setup_rust(&dir), json),
         PluginCmd::Setup { lang: Lang::C, .. } => report(toolchains::setup_c(), json),
         PluginCmd::Setup { lang, .. } => {
@@ -96,6 +99,50 @@ async fn play(options: &ScriptOptions, json: bool) -> Result<(), CliError> {
         ))),
     }
 }
+
+/// Fails if something does not hold.
+async fn simulate(args: SimArgs, json: bool) -> Result<(), CliError> {
+    let steps = if json { Steps::quiet() } else { Steps::shown() };
+    let does = |fault| !args.without.contains(&fault);
+    let faults = Faults {
+        crash: does(Fault::Crash),
+        repeat: does(Fault::Repeat),
+        late: does(Fault::Late),
+        fail: does(Fault::Fail),
+    };
+    let seed = args.seed.unwrap_or_else(|| random::seed() % SEEDS);
+    let options = SimOptions {
+        dir: args.dir,
+        component: args.component,
+        next: args.next,
+        rules: args.rules,
+        messages: args.messages,
+        scripts: args.scripts,
+        sessions: args.sessions,
+        runs: args.runs,
+        steps: args.steps,
+        seed,
+        time: args.time,
+        faults,
+        out: args.out,
+    };
+    let report = plugin::simulate(&options, &steps).await;
+    let report = report.map_err(|error| CliError::failure(format!("{error:#}")))?;
+    match json {
+        true => output::line(&serde_json::json!(report).to_string())?,
+        false => output::print(&output::harmless(&report.to_string(), true))?,
+    }
+    match &report.found {
+        None => Ok(()),
+        Some(found) => Err(CliError::new(
+            Exit::Broken,
+            format!("what must hold does not; {} shows it", found.script.display()),
+        )),
+    }
+}
+
+/// A seed by chance is below: short enough to be read out.
+const SEEDS: u64 = 1_000_000_000;
 
 /// Limit of imports and exports shown without `--json`.
 const NAMES_SHOWN: usize = 64;

@@ -42,7 +42,9 @@ pub async fn show(args: AdminService, json: bool) -> Result<(), CliError> {
                 }
             }
             output::print(&table.render())?;
-            output::line(&format!("from [service.{}.limits] of the policy", text(&answer, "of")))?;
+            let of = text(&answer, "of");
+            let of = if of == "*" { "\"*\"".to_owned() } else { of };
+            output::line(&format!("from [service.{of}.limits] of the policy"))?;
         }
     }
     let sockets = number(&answer["used"], "sockets") as usize;

@@ -250,7 +250,7 @@ impl Default for Config {
             slot_count: limits::SLOT_COUNT_DEFAULT,
             insecure: false,
             resettable: false,
-            shares: true,
+            shares: false,
             level_wait: limits::LEVEL_WAIT_DEFAULT,
             shutdown_grace: limits::SHUTDOWN_GRACE_DEFAULT,
             stall_limit: limits::STALL_LIMIT_DEFAULT,

@@ -104,7 +104,7 @@ impl Backend {
             Self::Fake(_) => {}
         }
     }
-    /// Counts bytes of a query, which no slot keeps.
+    /// Counts bytes of a query that was answered, which no slot keeps.
     pub(super) fn asked(&self, service: &ServiceName, client: Option<&Arc<Client>>, bytes: usize) {
         match self {
             Self::Node(node) => {

@@ -348,7 +348,7 @@ async fn ask(api: &Api, who: &Who, request: Request, told: &mut Told) -> Result<
         .unwrap_or_else(|| Err(body_late()))?;
     let (service, client) = (key.service.clone(), who.client());
     api.limiter().admit(&key, client.map(|it| &**it), body.len(), None, told)?;
-    api.backend().asked(&service, client, body.len());
+    let asked = body.len();
     let answer = deadline
         .limit(pin!(api.backend().call(Query {
             key,
@@ -359,6 +359,8 @@ async fn ask(api: &Api, who: &Who, request: Request, told: &mut Told) -> Result<
         })))
         .await
         .unwrap_or_else(|| Err(read_late()))?;
+    // Now it is known that there is such a service: clients name them, and each name would have an account.
+    api.backend().asked(&service, client, asked);
     api.backend().sent(&service, client, answer.body.len());
     Ok(answer)
 }

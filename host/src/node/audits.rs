@@ -16,7 +16,8 @@ pub(super) struct Audits {
 
 impl Default for Audits {
     fn default() -> Self {
-        let threads = Arc::new(Semaphore::new(limits::REPLAY_THREADS_MAX));
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = Arc::new(Semaphore::new(limits::replay_threads(processors)));
         Self { jobs: Mutex::default(), threads }
     }
 }

@@ -294,7 +294,11 @@ impl Node {
         });
         let view = ring::View::new(1, [options.name.clone()]);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let shares = loads.map(|loads| Shares::new(loads, cores));
+        if loads.is_some() {
+            context.plugins.budget().share_out();
+        }
+        // In a cluster, what waits in a line would be overtaken by what comes after its slot has moved.
+        let shares = loads.filter(|_| shared.is_none()).map(|loads| Shares::new(loads, cores));
         let router = Arc::new(Router::new(options.slot_count, context.clone(), shares.clone()));
         if let Some(shares) = &shares {
             let _ = context.turns.set(shares.clone());
@@ -304,7 +308,6 @@ impl Node {
                     shares.set_terms(limits.map(|(of, limits)| (of.into(), Terms::of(limits))));
                 }
             });
-            context.plugins.budget().share_out();
             let (to, plugins) = (Arc::downgrade(&router), context.plugins.clone());
             let started = quota::shares::start(shares, plugins, cores, move |slot, mail| {
                 // Without a router, whoever asked sees that the node is gone.

@@ -9,7 +9,7 @@ use crate::{
     limits,
     log::Term,
     names::SlotId,
-    registry::{Registry, Sealing},
+    registry::{Reader, Registry, Sealing},
     seal::CLEAR,
     slot::Order,
     telemetry::{metrics, repeats},
@@ -113,6 +113,7 @@ impl Node {
             id,
         };
         let slots = self.router.slot_count();
+        let readers = self.registry.as_ref().map(Registry::readers).unwrap_or_default();
         Ok(SealInfo {
             node: self.name.clone(),
             kept_as: keys.kept_as(),
@@ -124,13 +125,13 @@ impl Node {
                 rewritten: progress.rewritten,
                 unopened: progress.unopened,
             },
-            cluster: self.cluster.is_some().then(|| SealCluster::of(shared, slots)),
+            cluster: self.cluster.is_some().then(|| SealCluster::of(shared, &readers, slots)),
         })
     }
 }
 
 impl SealCluster {
-    fn of(shared: Option<Sealing>, slots: u16) -> Self {
+    fn of(shared: Option<Sealing>, readers: &[Reader], slots: u16) -> Self {
         let slots = u32::from(slots);
         match shared {
             // Nothing was ever sealed.
@@ -142,7 +143,7 @@ impl SealCluster {
                 slots,
             },
             Some(shared) => Self {
-                waits_for: shared.others().map(Into::into).collect(),
+                waits_for: shared.others().chain(shared.unheard(readers)).map(Into::into).collect(),
                 slots_done: if shared.done { slots } else { shared.slots.len() as u32 },
                 kept_as: shared.kept_as,
                 done: shared.done,
@@ -209,7 +210,9 @@ impl Node {
         }
         let own = self.data_dir.keys().kept_as();
         // What some node writes otherwise may be written to any slot.
-        let alike = shared.kept_as == own && shared.others().next().is_none();
+        let readers = registry.readers();
+        let all_said = shared.unheard(&readers).next().is_none();
+        let alike = shared.kept_as == own && shared.others().next().is_none() && all_said;
         let finished = match alike && !shared.done {
             true => self.ask_slots(&shared, seen),
             false => BTreeMap::new(),

@@ -2,9 +2,11 @@
 
 use super::{session_check::flush, *};
 use crate::{
+    error::StateError,
     level::IDENTITY_FROM,
     quota::usage::{Ask, Row, Sums, UsageShare},
     state::stored::StoredByService,
+    telemetry::repeats,
 };
 use slotd_quota::limits as quota_limits;
 
@@ -103,9 +105,9 @@ impl Node {
                 let until = crate::clock::now() + limits::STORED_COUNT_TIME;
                 for slot in slots {
                     if look == Look::Counted && crate::clock::now() < until {
-                        store.count_stored(slot)?;
+                        known(slot, store.count_stored(slot, until).map(Some))?;
                     }
-                    match store.stored(slot)? {
+                    match known(slot, store.stored(slot))? {
                         Some(stored) => add_stored(&mut all, stored),
                         None => uncounted += 1,
                     }
@@ -117,21 +119,26 @@ impl Node {
         }
     }
 
-    /// Looks at what is stored, here and on the other nodes.
-    async fn look_at_stored(&self) -> Result<(), Error> {
+    /// Looks at what is stored, here and on the other nodes. `last` has what each of those said last.
+    async fn look_at_stored(&self, last: &mut LastAnswers) -> Result<(), Error> {
         let (here, _) = self.stored_here(Look::Counted).await?;
         let mut everywhere = here.clone();
         // Others do not know the question.
         let all_know = self.context.level.get() >= IDENTITY_FROM;
         if let Some(cluster) = self.cluster.as_ref().filter(|_| all_know) {
-            for (_, answer) in cluster.ask_all(&ControlRequest::Stored).await {
-                if let Ok(ControlResponse::Stored(theirs)) = answer {
-                    add_stored(&mut everywhere, theirs);
-                }
+            let answers = cluster.ask_all(&ControlRequest::Stored).await.into_iter();
+            let answers = answers.map(|(node, answer)| match answer {
+                Ok(ControlResponse::Stored(theirs)) => (node, Some(theirs)),
+                Ok(_) | Err(_) => (node, None),
+            });
+            take_answers(last, answers);
+            for theirs in last.values() {
+                add_stored(&mut everywhere, theirs.clone());
             }
         }
-        self.usage.stored(here, everywhere, crate::clock::now());
-        Ok(())
+        let (usage, now) = (self.usage.clone(), crate::clock::now());
+        let taken = crate::task::blocking(move || usage.stored(here, everywhere, now)).await;
+        taken.map_err(|e| Error::internal(format!("what is stored could not be kept: {e}")))
     }
 
     /// Writes what was counted.
@@ -141,6 +148,39 @@ impl Node {
         if let Ok(Err(error)) = written {
             tracing::warn!(%error, "usage could not be written; it is tried again");
         }
+    }
+}
+
+/// What other nodes said last that they store.
+type LastAnswers = BTreeMap<Arc<str>, StoredByService>;
+
+/// Of a member that did not answer, what it said last stays: with nothing in its place, services would be let past limits on
+/// what is kept, just while a node is slow. Others are forgotten: whoever takes over their slots counts them.
+fn take_answers(
+    last: &mut LastAnswers,
+    answers: impl Iterator<Item = (Arc<str>, Option<StoredByService>)>,
+) {
+    let mut before = std::mem::take(last);
+    last.extend(answers.filter_map(|(node, answer)| {
+        let known = answer.or_else(|| before.remove(&node));
+        Some((node, known?))
+    }));
+}
+
+/// Damage of one slot leaves the others counted. It is for those who need what is damaged to end the node.
+fn known<T>(slot: SlotId, read: Result<Option<T>, StateError>) -> Result<Option<T>, StateError> {
+    match read {
+        Err(StateError::Corrupt(why)) => {
+            if repeats::admit("what is stored can't be counted", slot) {
+                tracing::warn!(
+                    slot,
+                    why,
+                    "what a slot stores can't be counted: its store is damaged"
+                );
+            }
+            Ok(None)
+        }
+        read => read,
     }
 }
 
@@ -155,6 +195,7 @@ fn add_stored(sums: &mut StoredByService, more: StoredByService) {
 pub(super) async fn keep(node: std::sync::Weak<Node>, mut stopping: watch::Receiver<bool>) {
     let mut tick = tokio::time::interval(quota_limits::USAGE_WRITE_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut last = LastAnswers::new();
     loop {
         tokio::select! {
             _ = tick.tick() => {}
@@ -163,8 +204,35 @@ pub(super) async fn keep(node: std::sync::Weak<Node>, mut stopping: watch::Recei
         let Some(node) = node.upgrade() else { return };
         // First: what is counted is lost with the process, and a count of what is stored may take long.
         node.write_usage().await;
-        if let Err(error) = node.look_at_stored().await {
+        if let Err(error) = node.look_at_stored(&mut last).await {
             tracing::warn!(%error, "what services store could not be looked at");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::stored::StoredNow;
+
+    /// A node that is busy for five seconds would lift the limits on what is kept.
+    #[test]
+    fn a_node_that_does_not_answer_counts_with_what_it_said_last() {
+        let says = |bytes| {
+            let service = ServiceName::parse("chat").unwrap();
+            Some(StoredByService::from([(service, StoredNow { sessions: 1, bytes })]))
+        };
+        let mut last = LastAnswers::new();
+        let mut look = |answers: &[(&str, Option<StoredByService>)]| {
+            let answers = answers.iter().map(|(node, answer)| (Arc::from(*node), answer.clone()));
+            take_answers(&mut last, answers);
+            last.values().flat_map(BTreeMap::values).map(|stored| stored.bytes).sum::<u64>()
+        };
+        assert_eq!(look(&[("a", says(5)), ("b", says(7)), ("c", None)]), 12);
+        assert_eq!(look(&[("a", None), ("b", says(8)), ("c", says(1))]), 14);
+        assert_eq!(look(&[("a", None), ("b", says(9)), ("c", says(1))]), 15);
+        // It has left, or has failed; when it is back, it is asked again.
+        assert_eq!(look(&[("b", None), ("c", says(1))]), 10);
+        assert_eq!(look(&[("a", None), ("b", says(1)), ("c", says(1))]), 2);
     }
 }

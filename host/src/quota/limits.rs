@@ -29,7 +29,7 @@ pub struct Limiter {
 
 /// Whether there is such a service.
 type IsReal = dyn Fn(&SessionKey) -> bool + Send + Sync;
-/// Told of each that is refused, and of whom.
+/// Told of each that is refused, and of whom, where there is such a service.
 type Refused = dyn Fn(&SessionKey, Option<&Client>) + Send + Sync;
 
 /// What an answer tells of rates: nothing where a service has none.
@@ -87,7 +87,10 @@ impl Limiter {
 
     fn count(&self, key: &SessionKey, client: Option<&Client>) {
         services::failed(&key.service, Code::RateLimited);
-        (self.refused)(key, client);
+        // Clients name services: each name would have an account.
+        if (self.is_real)(key) {
+            (self.refused)(key, client);
+        }
     }
 
     /// Counts a socket or an event stream until it is dropped.
@@ -129,6 +132,33 @@ impl Told {
             if let Some(value) = value {
                 to.insert(name, value);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use slotd_quota::policy::{Count, Limits};
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+    /// Whoever names a million services would fill the accounts of a day, and theirs who use what there is would be added up.
+    #[test]
+    fn what_is_refused_of_a_service_that_is_none_has_no_account() {
+        let quota = Quota::default();
+        let limits = Limits { sockets: Some(Count(0)), ..Limits::default() };
+        quota.set([("*", &limits)]);
+        let told = Arc::<AtomicU32>::default();
+        let counted = told.clone();
+        let limiter = Limiter::new(
+            quota,
+            |key| key.service.as_str() == "chat",
+            move |_, _| _ = counted.fetch_add(1, Relaxed),
+        );
+        for (service, refused) in [("none", 0), ("chat", 1)] {
+            let key = SessionKey::parse(service, "room").unwrap();
+            let error = limiter.open_socket(&key, None).unwrap_err();
+            assert_eq!((error.code, told.load(Relaxed)), (Code::RateLimited, refused));
         }
     }
 }

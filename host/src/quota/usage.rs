@@ -78,7 +78,7 @@ impl NodeUsage {
         self.add(service, client, |amounts| amounts.refused += 1);
     }
 
-    /// Takes over what is stored now.
+    /// Takes over what is stored now; it blocks.
     pub fn stored(&self, here: StoredByService, everywhere: StoredByService, now: Instant) {
         let before = self.looked.read().at;
         // What was stored while the node did not run counts as nothing: another node may have had it.

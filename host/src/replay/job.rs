@@ -10,7 +10,7 @@ use super::{
 use crate::{
     error::StateError,
     limits,
-    log::record::Head,
+    log::{Position, record::Head},
     names::{ServiceName, SessionId, SessionKey, SlotId},
     plugin::{PluginHost, give_way},
     service::Catalogue,
@@ -19,7 +19,7 @@ use crate::{
 };
 use parking_lot::Mutex;
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -55,6 +55,8 @@ pub struct Job {
     progress: Progress,
     begun: Instant,
     pieces: Mutex<VecDeque<Piece>>,
+    /// How far each slot was when it was last looked at.
+    seen: Mutex<HashMap<SlotId, Position>>,
     /// Sessions that were run again to find out why they differ.
     diagnosed: AtomicU64,
     share: Mutex<AuditShare>,
@@ -84,6 +86,7 @@ impl Job {
             progress: Progress::new(begun + spec.time()),
             begun,
             pieces: Mutex::default(),
+            seen: Mutex::default(),
             diagnosed: AtomicU64::new(0),
             share: Mutex::new(share),
             parts,
@@ -172,8 +175,24 @@ impl Job {
         Ok(())
     }
 
+    /// The slot as it is now.
+    ///
+    /// # Errors
+    /// Of the store; that the slot has gone and is loaded anew, of which the parts do not fit together.
+    fn view(&self, slot: SlotId) -> Result<Box<dyn SlotView>, StateError> {
+        let view = self.parts.store.look(slot)?;
+        let applied = view.meta().applied;
+        let before = self.seen.lock().insert(slot, applied);
+        let is_half =
+            || Ok::<_, StateError>(!view.sessions(&self.parts.service, None, 1)?.is_empty());
+        if before.is_some_and(|before| applied < before) || (applied == 0 && is_half()?) {
+            return Err(StateError::Unavailable("it has moved, and is loaded anew".into()));
+        }
+        Ok(view)
+    }
+
     fn add_all(&self, sample: &mut Sample, slot: SlotId) -> Result<(), StateError> {
-        let view = self.parts.store.view(slot)?;
+        let view = self.view(slot)?;
         let mut after = None;
         loop {
             let page = view.sessions(&self.parts.service, after.as_ref(), HEADS)?;
@@ -191,7 +210,16 @@ impl Job {
     async fn work(self: &Arc<Self>) {
         let mut threads = Vec::new();
         let semaphore = &self.parts.threads;
-        let Ok(first) = semaphore.clone().acquire_owned().await else { return };
+        let first = loop {
+            let permit = semaphore.clone().acquire_owned();
+            match tokio::time::timeout(limits::REPLAY_THREAD_LOOK, permit).await {
+                Ok(Ok(first)) => break first,
+                Ok(Err(_)) => return,
+                // Others have them all.
+                Err(_) if self.progress.is_over() => return,
+                Err(_) => {}
+            }
+        };
         threads.extend(self.thread(first));
         for _ in 1..self.spec.threads() {
             let Ok(permit) = semaphore.clone().try_acquire_owned() else { break };
@@ -252,7 +280,7 @@ impl Job {
     async fn slot(&self, checker: &mut Checker<'_>, slot: SlotId) -> Result<bool, StateError> {
         let mut after: Option<SessionId> = None;
         loop {
-            let view = self.parts.store.view(slot)?;
+            let view = self.view(slot)?;
             let begun = crate::clock::now();
             while begun.elapsed() < limits::REPLAY_VIEW_TIME {
                 let page = view.sessions(&self.parts.service, after.as_ref(), HEADS)?;
@@ -278,11 +306,11 @@ impl Job {
         slot: SlotId,
         some: Vec<SessionId>,
     ) -> Result<bool, StateError> {
-        let mut view = self.parts.store.view(slot)?;
+        let mut view = self.view(slot)?;
         let mut begun = crate::clock::now();
         for session in some {
             if begun.elapsed() >= limits::REPLAY_VIEW_TIME {
-                (view, begun) = (self.parts.store.view(slot)?, crate::clock::now());
+                (view, begun) = (self.view(slot)?, crate::clock::now());
             }
             let service = self.parts.service.clone();
             let key = SessionKey { service, session };

@@ -109,23 +109,24 @@ impl Router {
 
     /// Puts mail into its mailbox that has waited for its service's share. Its sender has gone on.
     pub fn deliver_late(&self, slot: SlotId, mut mail: Mail) {
+        // It was there when the mail came.
+        let Ok(seat) = self.seat(slot) else { return };
         loop {
-            let put = self.seat(slot).map(|seat| match seat.mailbox() {
-                Some((task, mailbox)) => mailbox.queue_or_refuse(mail).inspect_err(|_| {
-                    seat.on(SeatEvent::Stopping { task });
-                }),
-                None => Err(mail),
-            });
-            // It was there when the mail came.
-            let Ok(Err(back)) = put else { return };
+            if let Some((task, mailbox)) = seat.mailbox() {
+                match mailbox.queue_or_refuse(mail) {
+                    Ok(()) => return,
+                    Err(back) => mail = back,
+                }
+                // It is ending, and may not have reported it yet.
+                seat.on(SeatEvent::Stopping { task });
+            }
             let started = match self.context.cluster {
                 Some(_) => Err(Error::of(Cause::NotOwner, "the slot has left this node meanwhile")),
                 None => self.start(slot),
             };
             if let Err(error) = started {
-                return back.refuse(error);
+                return mail.refuse(error);
             }
-            mail = back;
         }
     }
 

@@ -45,7 +45,7 @@ pub struct ClusterOptions {
     /// File descriptors that each node may have.
     pub files_max: Option<u32>,
     /// The servers speak TLS to their clients; the nodes' own is in `env`.
-    pub tls: Option<engine::ServerTls>,
+    pub tls: Option<Box<engine::ServerTls>>,
 }
 
 /// Settings of one node that others do not have.
@@ -105,7 +105,7 @@ impl Cluster {
         static CLUSTERS: AtomicU64 = AtomicU64::new(0);
         let name = format!("test-{}-{}", std::process::id(), CLUSTERS.fetch_add(1, Relaxed));
         let engine =
-            Engine::start_with(options.servers, net.as_deref(), options.tls.as_ref()).await?;
+            Engine::start_with(options.servers, net.as_deref(), options.tls.as_deref()).await?;
         let here = Arc::new(Place::here()?);
         let (members, targets) = (Mutex::default(), watch::channel(Arc::from([])).0);
         let nodes = options.nodes;

@@ -79,7 +79,7 @@ fn certificates_towards_nats_are_renewed_without_a_request_that_fails() {
             key: at("api.key"),
         };
         let options =
-            ClusterOptions { slots: 16, env, tls: Some(tls), ..ClusterOptions::default() };
+            ClusterOptions { slots: 16, env, tls: Some(tls.into()), ..ClusterOptions::default() };
         let cluster = Arc::new(Cluster::start(options, None).await?);
         let old = digest(dir)?;
         ensure!(shown(&cluster).await? == BTreeSet::from([old.clone()]));

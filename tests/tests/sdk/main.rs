@@ -14,6 +14,7 @@ mod pages;
 mod play;
 mod random;
 mod sends;
+mod sim;
 mod suite;
 mod templates;
 mod timers;

@@ -82,7 +82,7 @@ async fn run(api: &Api, service: &str, step: &Step) -> anyhow::Result<Observed> 
             let headers = [("content-type", content_type.as_str())];
             api.client.request(Method::POST, &path, &headers, body).await?
         }
-        Call::Migrate { .. } => bail!("a node migrates by itself"),
+        Call::Migrate { .. } | Call::Swap { .. } => bail!("a node migrates by itself"),
         Call::Timer { .. } | Call::Advance { .. } => bail!("a node has timers and a clock"),
         Call::Delivery { .. } | Call::Answer { .. } => bail!("a node has other sessions"),
         Call::Http(_) | Call::Presence { .. } => bail!("a node has servers and subscribers"),
@@ -118,6 +118,7 @@ async fn run(api: &Api, service: &str, step: &Step) -> anyhow::Result<Observed> 
         closed: false,
         fired: Vec::new(),
         state,
+        unlike: Vec::new(),
     })
 }
 

@@ -166,8 +166,8 @@ fn a_handler_is_edited_while_it_serves() {
 
         let stop = Arc::new(AtomicBool::new(false));
         let steady = tokio::spawn(steadily(dev.api.clone(), stop.clone()));
-        let reply = r#"Ok(json!({ "votes": votes }))"#;
-        let edited = r#"Ok(json!({ "votes": votes, "edited": true }))"#;
+        let reply = "Ok(Reply { votes })";
+        let edited = r#"Ok(slotd_guest::json!({ "votes": votes, "edited": true }))"#;
         plugin.edit(reply, edited)?;
         let changed = dev.next("changed").await?;
         ensure!(changed["files"] == json!([plugin.dir().canonicalize()?.join("src/lib.rs")]));
@@ -185,7 +185,10 @@ fn a_handler_is_edited_while_it_serves() {
         ensure!(dev.vote("a").await? == json!({"votes": 1, "edited": true}));
 
         // Mended, it goes on from there.
-        plugin.edit("Ok(no_such_thing)", r#"Ok(json!({ "votes": votes, "third": true }))"#)?;
+        plugin.edit(
+            "Ok(no_such_thing)",
+            r#"Ok(slotd_guest::json!({ "votes": votes, "third": true }))"#,
+        )?;
         dev.next("changed").await?;
         let third = dev.next("deployed").await?;
         ensure!(third["label"] != second["label"], "{third}");

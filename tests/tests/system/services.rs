@@ -71,7 +71,7 @@ fn a_rollback_leaves_no_session_behind_unasked() {
         ensure!(forced.status.success() && !forced.stdout.contains("same state"), "{forced:?}");
         ensure!(api.send(SERVICE, "a", add()).await?.plugin == second.current.label);
         let listed = node.run(&["deployments", SERVICE]).await?.stdout;
-        ensure!(listed.lines().any(|l| l.contains("current since") && l.contains("by bea")));
+        ensure!(listed.lines().any(|l| l.contains("current since") && l.contains("by \"bea\"")));
         Ok(())
     });
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 use slotd_tests::{
     api::{Api, Message, metric},
     http::Client,
-    node::{Node, eventually, scenario},
+    node::{Node, NodeOptions, eventually, scenario},
     plugins,
 };
 use std::sync::{
@@ -19,7 +19,8 @@ use tokio::task::JoinSet;
 #[test]
 fn a_quiet_service_does_not_wait_while_another_floods() {
     scenario(async {
-        let node = Node::start().await?;
+        let args = ["--shares=true"].map(String::from).to_vec();
+        let node = Node::start_with(NodeOptions { args, ..NodeOptions::default() }).await?;
         node.admin().deploy("flood", plugins::load("hostile-v1")?).await?;
         node.admin().deploy("quiet", plugins::load("counter")?).await?;
         let (api, over) = (node.api(), Arc::new(AtomicBool::new(false)));

@@ -96,11 +96,10 @@ fn usage_is_what_each_subject_sent_and_got() {
         let query = json!({});
         let path = session_path("counter", "a") + "/query";
         let headers = [("content-type", "application/json")];
-        let answer =
-            of_ann.client.request(Method::POST, &path, &headers, query.to_string()).await?;
+        let answer = api.client.request(Method::POST, &path, &headers, query.to_string()).await?;
         let answer = answer.success()?;
-        ann.bytes_in += query.to_string().len() as u64;
-        ann.bytes_sent += answer.body.len() as u64;
+        own.bytes_in += query.to_string().len() as u64;
+        own.bytes_sent += answer.body.len() as u64;
         // Nor is a page.
         let page = of_bob.client.get(&(session_path("counter", "b") + "/messages")).await?;
         bob.bytes_sent += page.success()?.body.len() as u64;

@@ -295,3 +295,43 @@ impl Engine {
         StateError::Corrupt(why)
     }
 }
+
+/// What a failed read means to whoever can do without it: damage is only said, and the node goes on.
+pub fn read_fault(keyspace: &Keyspace, error: &DbError) -> StateError {
+    match error {
+        DbError::Store(error) if !is_damage(error) => StateError::Unavailable(error.to_string()),
+        DbError::Store(_) | DbError::Sealed(_) => value_fault(keyspace, error),
+    }
+}
+
+/// As [`read_fault`], of a value that does not decode.
+pub fn value_fault(keyspace: &Keyspace, what: impl std::fmt::Display) -> StateError {
+    StateError::Corrupt(format!("{}: {what}", keyspace.path().display()))
+}
+
+/// What a read of a row does about damage that it meets.
+#[derive(Clone, Copy)]
+pub enum OnDamage<'a> {
+    /// It ends the node: what is served can't be trusted.
+    End(&'a Engine),
+    /// It is only said, to whoever looks for damage.
+    Say,
+}
+
+impl OnDamage<'_> {
+    /// What a failed read means.
+    pub fn read_error(self, keyspace: &Keyspace, error: &DbError) -> StateError {
+        match self {
+            Self::End(engine) => engine.read_error(keyspace, error),
+            Self::Say => read_fault(keyspace, error),
+        }
+    }
+
+    /// What a value that does not decode means.
+    pub fn value_error(self, keyspace: &Keyspace, what: impl std::fmt::Display) -> StateError {
+        match self {
+            Self::End(engine) => engine.value_error(keyspace, what),
+            Self::Say => value_fault(keyspace, what),
+        }
+    }
+}

@@ -234,6 +234,22 @@ impl DoubleEndedIterator for Rows {
     }
 }
 
+impl Rows {
+    /// With the key also of a row whose value can't be opened.
+    pub fn by_key(mut self) -> impl Iterator<Item = Result<(Slice, Result<Slice>)>> {
+        std::iter::from_fn(move || {
+            let row = self.iter.next()?.into_inner().map_err(DbError::from);
+            Some(row.map(|(key, value)| {
+                let value = match &self.seal {
+                    Some(seal) => seal.open(&key, value),
+                    None => Ok(Slice(value)),
+                };
+                (Slice(key), value)
+            }))
+        })
+    }
+}
+
 /// All keyspaces at one moment. What is written later does not show.
 pub struct Snapshot(pub(super) fjall::Snapshot);
 

@@ -24,6 +24,7 @@
 //! | `registry.rs` | the registry of a cluster: catalogue, placement, components |
 //! | `nats.rs` | connections to NATS servers, and those that slotd starts |
 //! | `audit.rs` | the audit log: lines, files, what is kept |
+//! | `script.rs` | scripts and simulations for authors of plugins |
 //! | `node.rs` | the process: configuration files, threads, the watchdog, start and stop |
 //! | `output.rs` | log lines, standard output and error |
 
@@ -43,6 +44,7 @@ mod peer;
 mod plugin;
 mod registry;
 mod replay;
+mod script;
 mod service;
 mod session;
 mod shares;
@@ -66,6 +68,7 @@ pub use peer::*;
 pub use plugin::*;
 pub use registry::*;
 pub use replay::*;
+pub use script::*;
 pub use service::*;
 pub use session::*;
 pub use shares::*;

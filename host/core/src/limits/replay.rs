@@ -7,8 +7,18 @@ pub const REPLAY_INSTANCES_MAX: usize = 4;
 /// Memory of one session that is run again. A session's state may have 256 MiB; what its handler has looked at and
 /// what was deleted counts too.
 pub const REPLAY_SESSION_BYTES_MAX: usize = 320 * 1024 * 1024;
-/// Threads of a node that run histories, whatever asks for them: each may hold a session and some instances.
+/// Threads that may be asked for.
 pub const REPLAY_THREADS_MAX: usize = 64;
+
+/// Threads of a node that run histories, whatever asks for them and however many: half of its processors. Each may hold a
+/// session, three times while a difference is looked at, and some instances.
+#[must_use]
+pub fn replay_threads(processors: usize) -> usize {
+    (processors / 2).clamp(1, REPLAY_THREADS_MAX)
+}
+
+/// How often what waits for such a thread looks whether its time is over.
+pub const REPLAY_THREAD_LOOK: Duration = Duration::from_millis(100);
 /// How many of them one audit has unless it asks for more: the node serves beside it.
 pub const AUDIT_THREADS_DEFAULT: usize = 1;
 /// How far these threads give way, as for nice(1). Messages that wait are worth more than a report.

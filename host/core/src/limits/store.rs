@@ -77,9 +77,12 @@ pub const RESEAL_MERGE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Steps of merging a larger keyspace's tables after its rows were sealed anew, each a few tables: some gigabytes. What is left is
 /// merged as anything is.
 pub const RESEAL_MERGES_MAX: usize = 64;
-/// Times that the log's old tables are looked for before they are left to be dropped later; a few suffice unless
-/// slots can't be flushed.
-pub const RESEAL_LOG_TRIES_MAX: usize = 50;
+/// Times that the log's old tables are looked for before they are left to be dropped later: half a minute. A few suffice
+/// unless slots can't be flushed.
+pub const RESEAL_LOG_TRIES_MAX: usize = 150;
+/// After how many of them a newer table is begun: longer than it takes slots to be flushed, since the last but one must be
+/// flushed past before any is dropped.
+pub const RESEAL_LOG_ROTATE_EVERY: usize = 25;
 /// How often a node of a cluster looks which of its slots are still to be sealed anew, and, once all are, whether that has
 /// changed: a start of a node with another key is seen so much later.
 pub const RESEAL_LOOK: Duration = Duration::from_secs(1);
@@ -88,6 +91,9 @@ pub const RESEAL_LOOK_DONE: Duration = Duration::from_secs(20);
 pub const RESEAL_SLOTS_AT_A_TIME: usize = 2;
 /// After which time a slot that was asked to is asked again: longer than most snapshots take. Asking for nothing costs little.
 pub const RESEAL_ASK_AGAIN: Duration = Duration::from_secs(30);
+/// How long a write of a slot waits for a count of what the slot stores, and how many rows a step of it writes at most.
+pub const STORED_COUNT_STEP_TIME: Duration = Duration::from_millis(20);
+pub const STORED_COUNT_STEP_ROWS: usize = 1_024;
 /// How long a node counts at a time what slots store that were not counted yet, of each half minute: what was used has
 /// to be written in between.
 pub const STORED_COUNT_TIME: Duration = Duration::from_secs(15);

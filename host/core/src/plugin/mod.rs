@@ -137,6 +137,7 @@ pub struct Call {
     pub input: Input,
 }
 
+#[derive(Clone)]
 pub enum Input {
     Handle {
         /// Shared with whoever records it, who is alone with it again after the call.

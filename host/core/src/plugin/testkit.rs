@@ -64,6 +64,10 @@ pub fn notifying_guest() -> Vec<u8> {
 /// set a timer whose message's body is what follows; `C` and a name cancel it. `E` and such a number have the session
 /// expire then, and at 0 not at all. They reply with a byte: whether that went well.
 pub fn timing_guest() -> Vec<u8> {
+    current(&timing(GUEST.to_owned()))
+}
+
+fn timing(text: String) -> String {
     let log = "  (import \"slotd:slot/log@";
     let timers = "  (import \"slotd:slot/timers@1.0.0\" (instance $timers
     (type $c (record (field \"expression\" string) (field \"zone\" string)))
@@ -118,13 +122,21 @@ pub fn timing_guest() -> Vec<u8> {
     let with = "      (export \"get\" (func $get))";
     let given = " (export \"schedule\" (func $schedule)) (export \"cancel\" (func $cancel))
       (export \"expire\" (func $expire))";
-    grown(&[
-        (log, timers, ""),
-        (lower, lowered, ""),
-        (import, imported, ""),
-        (op, ops, ""),
-        (with, "", given),
-    ])
+    replaced(
+        text,
+        &[
+            (log, timers, ""),
+            (lower, lowered, ""),
+            (import, imported, ""),
+            (op, ops, ""),
+            (with, "", given),
+        ],
+    )
+}
+
+/// What [`timing_guest`] and [`sending_guest`] do, both.
+pub fn timing_and_sending_guest() -> Vec<u8> {
+    current(&sending(timing(GUEST.to_owned())))
 }
 
 /// The guest against the current version of the interface, with one more thing that it does: `P`, the name of a
@@ -132,6 +144,10 @@ pub fn timing_guest() -> Vec<u8> {
 /// service `s`; with `?` the outcome comes back as `r`. It replies with a byte: whether that went well. What it
 /// rejects is not to be tried again.
 pub fn sending_guest() -> Vec<u8> {
+    current(&sending(GUEST.to_owned()))
+}
+
+fn sending(text: String) -> String {
     let log = "  (import \"slotd:slot/log@";
     let sends = "  (import \"slotd:slot/sends@1.0.0\" (instance $sends
     (type $a (record (field \"service\" string) (field \"session\" string)))
@@ -160,18 +176,21 @@ pub fn sending_guest() -> Vec<u8> {
           (return (call $reply (i32.const 340) (i32.const 1)))))\n";
     let with = "      (export \"get\" (func $get))";
     let given = " (export \"send\" (func $send))";
-    grown(&[
-        (log, sends, ""),
-        (
-            "(i32.store8 (i32.const 276) (i32.const 1))",
-            "",
-            "(i32.store8 (i32.const 276) (i32.const 0))",
-        ),
-        (lower, lowered, ""),
-        (import, imported, ""),
-        (op, ops, ""),
-        (with, "", given),
-    ])
+    replaced(
+        text,
+        &[
+            (log, sends, ""),
+            (
+                "(i32.store8 (i32.const 276) (i32.const 1))",
+                "",
+                "(i32.store8 (i32.const 276) (i32.const 0))",
+            ),
+            (lower, lowered, ""),
+            (import, imported, ""),
+            (op, ops, ""),
+            (with, "", given),
+        ],
+    )
 }
 
 /// The guest against the current version of the interface, with four more things that it does: `Q`, the id of a request of
@@ -308,11 +327,19 @@ pub fn asking_guest() -> Vec<u8> {
 
 /// The guest against the current version of the interface, with something before and behind some places.
 fn grown(places: &[(&str, &str, &str)]) -> Vec<u8> {
-    let mut text = GUEST.to_owned();
+    current(&replaced(GUEST.to_owned(), places))
+}
+
+fn replaced(mut text: String, places: &[(&str, &str, &str)]) -> String {
     for (place, before, after) in places {
         assert!(text.contains(place), "{place}");
         text = text.replacen(place, &format!("{before}{place}{after}"), 1);
     }
+    text
+}
+
+/// Against the current version of the interface.
+fn current(text: &str) -> Vec<u8> {
     encode(&text.replace(";;TYPES", TYPES).replace("@1.0.0", "@1.1.0"))
 }
 

@@ -142,7 +142,10 @@ impl Registry {
     /// # Errors
     /// `storage-unavailable`, `outcome-unknown`.
     pub async fn forget(&self, name: &str) -> Result<Option<Reader>, Error> {
-        self.forget_if(name, |_| true).await
+        let forgotten = self.forget_if(name, |_| true).await?;
+        // Also of a process that died before it had a record.
+        self.forget_sealing(name, None).await?;
+        Ok(forgotten)
     }
 
     /// Removes this process's own record. Another process of its name may have replaced it.
@@ -173,7 +176,7 @@ impl Registry {
             }
             if bucket.remove(&key, revision).await? {
                 shared.learn(&key, revision + 1, b"");
-                self.forget_sealing(&reader).await?;
+                self.forget_sealing(&reader.name, Some(&reader.instance)).await?;
                 return Ok(Some(reader));
             }
         }
@@ -194,7 +197,8 @@ impl Registry {
             // Not what the node has written since.
             if bucket.remove(&key, record.revision).await? {
                 shared.learn(&key, record.revision + 1, b"");
-                self.forget_sealing(&record.reader).await?;
+                let reader = &record.reader;
+                self.forget_sealing(&reader.name, Some(&reader.instance)).await?;
                 forgotten.push(record.reader);
             }
         }

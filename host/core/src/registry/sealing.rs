@@ -63,6 +63,16 @@ impl Sealing {
         others.map(|(name, _)| name.as_str())
     }
 
+    /// Those of `readers`, all processes of the cluster, that have not said how they keep what they write: they began
+    /// before anything was sealed, or before nodes said so.
+    pub fn unheard<'a>(&self, readers: &'a [Reader]) -> impl Iterator<Item = &'a str> {
+        let is_known = |reader: &&Reader| {
+            let node = self.nodes.get(&*reader.name);
+            node.is_some_and(|node| node.instance == reader.instance)
+        };
+        readers.iter().filter(move |reader| !is_known(reader)).map(|reader| &*reader.name)
+    }
+
     /// The processes that may write, and how each keeps it.
     fn writers(&self) -> impl Iterator<Item = (&str, &str, &str)> {
         self.nodes.iter().map(|(name, node)| (&**name, &*node.instance, &*node.kept_as))
@@ -85,7 +95,8 @@ impl Sealing {
 
     /// A node begins.
     fn begins(&mut self, name: &str, node: SealingNode) {
-        if self.kept_as != node.kept_as {
+        // Of one that was not here, nobody knows how it kept what it wrote before.
+        if self.kept_as != node.kept_as || !self.nodes.contains_key(name) {
             self.kept_as.clone_from(&node.kept_as);
             self.slots.clear();
             self.done = false;
@@ -192,13 +203,18 @@ impl Registry {
         .await
     }
 
-    /// A process has gone, and does not come back as it was.
-    pub(super) async fn forget_sealing(&self, reader: &Reader) -> Result<(), Error> {
+    /// A process has gone, and does not come back as it was. `instance`: only that one; `None`: an operator says so of all
+    /// of its name.
+    pub(super) async fn forget_sealing(
+        &self,
+        name: &str,
+        instance: Option<&str>,
+    ) -> Result<(), Error> {
         let slot_count = self.inner.settings.slot_count;
         let forgotten = self.change_sealing(|sealing| {
-            let is_it = |node: &SealingNode| node.instance == reader.instance;
-            if sealing.nodes.get(&*reader.name).is_some_and(is_it) {
-                sealing.nodes.remove(&*reader.name);
+            let is_it = |node: &SealingNode| instance.is_none_or(|it| node.instance == it);
+            if sealing.nodes.get(name).is_some_and(is_it) {
+                sealing.nodes.remove(name);
                 if !sealing.done {
                     sealing.conclude(slot_count);
                 }
@@ -265,9 +281,21 @@ mod tests {
         sealing.slots.insert(1, 3);
         sealing.conclude(2);
         assert!(sealing.done && sealing.keys == ["2"] && sealing.slots.is_empty());
+        // One that had written before anything was said of it: what it wrote may be anywhere.
+        sealing.begins("c", node("2"));
+        assert!(!sealing.done && sealing.slots.is_empty());
+        let reader = |name: &str, instance: &str| Reader {
+            name: name.into(),
+            newest: SEALED_FROM,
+            instance: instance.into(),
+            version: "".into(),
+        };
+        let readers = [reader("a", "i"), reader("b", "another"), reader("d", "i")];
+        assert!(sealing.unheard(&readers).eq(["b", "d"]));
         // And back to clear text.
         sealing.begins("a", node(CLEAR));
         sealing.begins("b", node(CLEAR));
+        sealing.begins("c", node(CLEAR));
         assert_eq!(sealing.keys, ["2"]);
         sealing.slots = (0..2).map(|slot| (slot, 4)).collect();
         sealing.conclude(2);

@@ -9,7 +9,7 @@ use crate::{
     },
 };
 use bytes::Bytes;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 pub(super) struct Nothing;
 
@@ -92,8 +92,8 @@ impl StateStore for Nothing {
     fn stored(&self, _: SlotId) -> Result<Option<StoredByService>, StateError> {
         Ok(Some(StoredByService::new()))
     }
-    fn count_stored(&self, _: SlotId) -> Result<(), StateError> {
-        Ok(())
+    fn count_stored(&self, _: SlotId, _: Instant) -> Result<bool, StateError> {
+        Ok(true)
     }
     fn apply(&self, _: SlotId, _: &Changes, _: &SlotMeta) -> Result<(), StateError> {
         Err(StateError::Unavailable("a bug: a replay is not stored".into()))

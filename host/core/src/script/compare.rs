@@ -41,9 +41,11 @@ pub struct Observed {
     pub fired: Vec<Fired>,
     /// What is under the keys that were asked for.
     pub state: BTreeMap<String, Option<Bytes>>,
+    /// What came out otherwise when it was done again by a new instance, from the same state.
+    pub unlike: Vec<String>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Reply {
         content_type: String,
@@ -57,21 +59,21 @@ pub enum Outcome {
     Deadline,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     pub kind: String,
     pub content_type: String,
     pub body: Bytes,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimerChange {
     pub name: String,
     /// `None`: it was cancelled.
     pub set: Option<SetTimer>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetTimer {
     pub due_ms: u64,
     /// Of the message that set it.
@@ -80,7 +82,7 @@ pub struct SetTimer {
     pub body: Bytes,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sent {
     pub to: SessionKey,
     pub reply_as: Option<String>,
@@ -91,7 +93,9 @@ pub struct Sent {
 /// A timer's message, and what came of it.
 #[derive(Debug)]
 pub struct Fired {
+    /// In its plugin's own service, else with the service.
     pub session: String,
+    pub key: SessionKey,
     pub firing: Firing,
     /// It failed, and is not tried again.
     pub dead: bool,
@@ -99,7 +103,7 @@ pub struct Fired {
 }
 
 impl Outcome {
-    fn describe(&self) -> String {
+    pub fn describe(&self) -> String {
         match self {
             Outcome::Reply { body, .. } => format!("the reply {}", shown(body)),
             Outcome::Rejected(Rejection { code, message, .. }) => {
@@ -116,7 +120,7 @@ impl Outcome {
 impl Expect {
     /// Each thing that is not as expected, in a line of its own; none: all is as expected.
     pub fn differences(&self, got: &Observed) -> Vec<String> {
-        let mut out = Vec::new();
+        let mut out = got.unlike.clone();
         self.outcome(&got.outcome, &mut out);
         if let Some(seq) = self.seq.filter(|seq| *seq != got.seq) {
             out.push(format!("seq: expected {seq}, got {}", got.seq));
@@ -228,6 +232,9 @@ impl Expect {
         }
         if let Some(expected) = &self.reply_base64 {
             base64("reply", expected, body, out);
+        }
+        if let Some(holds) = &self.holds {
+            out.extend(holds.differences(body));
         }
         if let Some(expected) = self.content_type.as_deref().filter(|ty| *ty != content_type) {
             out.push(format!("content_type: expected {expected:?}, got {content_type:?}"));

@@ -1,6 +1,8 @@
 //! What is expected of a call.
 
-use super::{Kind, decode, duration, expiry, name_or_none, present, requests::ExpectedRequest};
+use super::{
+    Kind, decode, duration, expiry, holds::Holds, name_or_none, present, requests::ExpectedRequest,
+};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -15,6 +17,8 @@ pub struct Expect {
     pub(super) reply_text: Option<String>,
     pub(super) reply_base64: Option<String>,
     pub(super) content_type: Option<String>,
+    /// Of the reply's JSON.
+    pub(super) holds: Option<Holds>,
     /// Of the session, after the call.
     pub(super) seq: Option<u64>,
     /// When the session is to expire, after the call.
@@ -137,14 +141,16 @@ impl Expect {
         if count(&replies) > 1 {
             return Err("one reply: `reply`, `reply_text` or `reply_base64`".into());
         }
-        if count(&failures) > 1 || count(&failures) == 1 && count(&replies) == 1 {
+        let has_reply = count(&replies) == 1 || self.holds.is_some();
+        if count(&failures) > 1 || count(&failures) == 1 && has_reply {
             return Err(
                 "a call ends in one way: a reply, `rejection`, `refused`, `trap`, `limit` \
                         or `deadline`"
                     .into(),
             );
         }
-        let no_reply = count(&replies) == 0 && self.content_type.is_none();
+        let no_reply = !has_reply && self.content_type.is_none();
+        self.holds.as_ref().map_or(Ok(()), Holds::check_alone)?;
         if kind == Kind::Migrate && !(no_reply && self.rejection.is_none()) {
             return Err(
                 "`migrate` has no reply and no rejection: it goes well, or is `refused`".into()
@@ -154,7 +160,9 @@ impl Expect {
             return Err("only `migrate` is `refused`; a handler gives a `rejection`".into());
         }
         match &self.fired {
-            Some(_) if kind != Kind::Advance => return Err("only `advance` has `fired`".into()),
+            Some(_) if !matches!(kind, Kind::Advance | Kind::Swap) => {
+                return Err("only `advance` has `fired`".into());
+            }
             Some(fired) => fired.iter().try_for_each(|each| each.expect.check(Kind::Timer))?,
             None => {}
         }
@@ -165,6 +173,9 @@ impl Expect {
             self.closed.is_some(),
             !self.state.is_empty() || !self.state_base64.is_empty(),
         ];
+        if kind == Kind::Swap && (count(&others) > 0 || self.fired.is_some()) {
+            return Err("of `swap`, nothing can be expected: no handler is called".into());
+        }
         if kind == Kind::Advance && count(&others) > 0 {
             return Err("of `advance`, only `fired` can be expected; each of them has an \
                         `expect` of its own"

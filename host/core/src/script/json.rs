@@ -1,6 +1,7 @@
 //! JSON compared as values.
 
 use serde_json::{Number, Value};
+use std::cmp::Ordering;
 
 /// Where two values differ, each place with what was expected and what is there.
 pub(super) fn differences(path: &str, expected: &Value, got: &Value, out: &mut Vec<String>) {
@@ -39,11 +40,15 @@ fn member(path: &str, name: &str) -> String {
     if plain { format!("{path}.{name}") } else { format!("{path}[{name:?}]") }
 }
 
-/// Whole numbers are compared exactly; `1.0` and `1` are one number.
 fn same_number(a: &Number, b: &Number) -> bool {
+    compare_numbers(a, b).is_some_and(Ordering::is_eq)
+}
+
+/// Whole numbers are compared exactly; `1.0` and `1` are one number.
+pub fn compare_numbers(a: &Number, b: &Number) -> Option<Ordering> {
     let whole = |n: &Number| n.as_i128();
     match (whole(a), whole(b)) {
-        (Some(a), Some(b)) => a == b,
-        _ => a.as_f64() == b.as_f64(),
+        (Some(a), Some(b)) => Some(a.cmp(&b)),
+        _ => a.as_f64()?.partial_cmp(&b.as_f64()?),
     }
 }

@@ -4,7 +4,9 @@
 mod compare;
 mod expect;
 mod expiry;
+mod holds;
 mod json;
+mod place;
 mod requests;
 mod run;
 #[cfg(test)]
@@ -12,21 +14,24 @@ mod tests;
 
 pub use compare::{Event, Fired, Observed, Outcome, Sent, SetTimer, TimerChange};
 pub use expect::Expect;
+pub use holds::{Condition, Holds, OfHistory};
+pub use json::compare_numbers as numbers;
+pub use place::{Found, Place, add};
 pub use requests::{HttpAnswer, MadeRequest, RequestChange};
-pub use run::Runner;
+pub use run::{Runner, Standing, Waiting};
 
 use expect::Rejection;
 
 use crate::{
     effects::{Answered, Firing, Received, send::Refusal},
     message::Client,
-    names::SessionKey,
+    names::{ServiceName, SessionKey},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::{Value, value::RawValue};
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
 /// The session of a line that names none.
 pub const SESSION_DEFAULT: &str = "test";
@@ -40,11 +45,15 @@ pub const TIME_MS_DEFAULT: u64 = 1_700_000_000_000;
 pub struct Step {
     /// From 1.
     pub line: usize,
+    /// Of the session; `None`: the plugin's own.
+    pub service: Option<String>,
     pub session: String,
     pub time_ms: u64,
     pub call: Call,
     /// Put into the session's state before.
     pub given: Vec<(String, Bytes)>,
+    /// The node fails before what comes of it is kept, and it is done again.
+    pub crash: bool,
     pub expect: Expect,
 }
 
@@ -93,12 +102,17 @@ pub enum Call {
     Advance {
         by_ms: u64,
     },
+    /// Sessions go on with this component, each from its next message on.
+    Swap {
+        component: PathBuf,
+    },
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
     kind: Option<Kind>,
+    service: Option<String>,
     session: Option<String>,
     sender: Option<String>,
     /// Who the client was shown to be.
@@ -133,6 +147,10 @@ struct Line {
     /// In milliseconds.
     #[serde(default, deserialize_with = "duration")]
     advance: Option<u64>,
+    /// A component's file.
+    swap: Option<PathBuf>,
+    #[serde(default)]
+    crash: bool,
     #[serde(default)]
     given: BTreeMap<String, Box<RawValue>>,
     #[serde(default)]
@@ -175,6 +193,8 @@ enum Kind {
     Http,
     #[serde(skip)]
     Presence,
+    #[serde(skip)]
+    Swap,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -230,7 +250,11 @@ pub fn parse(text: &str) -> Result<Vec<Step>, String> {
     Ok(steps)
 }
 
-fn step(number: usize, text: &str, time_ms: &mut u64) -> Result<Step, String> {
+/// Reads one line of a script; `time_ms` is the clock before it, and then after it.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn step(number: usize, text: &str, time_ms: &mut u64) -> Result<Step, String> {
     let line: Line = serde_json::from_str(text).map_err(|error| {
         // The place in the line; its number comes from us.
         error.to_string().replace(" at line 1 column ", " at column ")
@@ -271,8 +295,15 @@ fn step(number: usize, text: &str, time_ms: &mut u64) -> Result<Step, String> {
     if line.attempt == Some(0) {
         return Err("the first `attempt` is 1".into());
     }
-    if kind == Kind::Advance && (line.session.is_some() || !line.given.is_empty()) {
-        return Err("`advance` is for all sessions, and gives them no state".into());
+    let of_session = line.session.is_some() || line.service.is_some() || !line.given.is_empty();
+    if matches!(kind, Kind::Advance | Kind::Swap) && of_session {
+        return Err("`advance` and `swap` are for all sessions, and give them no state".into());
+    }
+    if kind == Kind::Swap && line.crash {
+        return Err("a `crash` is of a line that calls the handler".into());
+    }
+    if let Some(service) = &line.service {
+        ServiceName::parse(service).map_err(|error| error.detail)?;
     }
     if let Some(by) = line.advance {
         *time_ms = time_ms.checked_add(by).ok_or("the time is over")?;
@@ -327,20 +358,23 @@ fn step(number: usize, text: &str, time_ms: &mut u64) -> Result<Step, String> {
         Kind::Http => Call::Http(line.http()?),
         Kind::Presence => Call::Presence { present: line.presence == Some(Presence::Present) },
         Kind::Advance => Call::Advance { by_ms: line.advance.unwrap_or(0) },
+        Kind::Swap => Call::Swap { component: line.swap.unwrap_or_default() },
     };
     line.expect.check(kind)?;
     let given = line.given.into_iter();
     Ok(Step {
         line: number,
+        service: line.service,
         session: line.session.unwrap_or_else(|| SESSION_DEFAULT.into()),
         time_ms: *time_ms,
         call,
         given: given.map(|(key, value)| (key, bytes_of(&value))).collect(),
+        crash: line.crash,
         expect: line.expect,
     })
 }
 
-/// What a line is: `timer`, `advance`, `answer`, `fail` and `presence` say it by themselves, and `from` of a message.
+/// What a line is: `timer`, `advance`, `answer`, `fail`, `presence` and `swap` say it by themselves, and `from` of a message.
 fn kind(line: &Line) -> Result<Kind, String> {
     let answer = match line.status {
         Some(_) => Kind::Http,
@@ -352,21 +386,24 @@ fn kind(line: &Line) -> Result<Kind, String> {
         line.answer.as_ref().map(|_| answer),
         line.fail.as_ref().map(|_| Kind::Http),
         line.presence.map(|_| Kind::Presence),
+        line.swap.as_ref().map(|_| Kind::Swap),
     ];
     let mut says = says.into_iter().flatten();
     let said = says.next();
     if says.next().is_some() {
         return Err(
-            "a line has a `timer`, an `advance`, an `answer`, a `fail` or a `presence`".into()
+            "a line has a `timer`, an `advance`, an `answer`, a `fail`, a `presence` or a `swap`"
+                .into(),
         );
     }
     match line.kind {
         // It may be said of both kinds of answers.
         Some(Kind::Answer) if said == Some(Kind::Http) => Ok(Kind::Http),
-        Some(kind) if said.is_some_and(|said| said != kind) => {
-            Err("`timer`, `advance`, `answer`, `fail` and `presence` are lines of their own kind"
-                .into())
-        }
+        Some(kind) if said.is_some_and(|said| said != kind) => Err(
+            "`timer`, `advance`, `answer`, `fail`, `presence` and `swap` are lines of their own \
+                 kind"
+                .into(),
+        ),
         None | Some(Kind::Message) if said.is_none() && line.from.is_some() => Ok(Kind::Delivery),
         Some(Kind::Timer) if said.is_none() => Err("a timer's message needs its `timer`".into()),
         Some(Kind::Answer) if said.is_none() => {
@@ -396,9 +433,9 @@ fn bytes_of(value: &RawValue) -> Bytes {
 fn body(line: &Line, kind: Kind) -> Result<(&'static str, Bytes), String> {
     let bodies = (&line.body, &line.body_text, &line.body_base64);
     let has_body = !matches!(bodies, (None, None, None));
-    let has_none = matches!(kind, Kind::Migrate | Kind::Advance | Kind::Presence);
+    let has_none = matches!(kind, Kind::Migrate | Kind::Advance | Kind::Presence | Kind::Swap);
     if (has_none || line.refusal.is_some()) && (has_body || line.content_type.is_some()) {
-        return Err("`migrate`, `advance`, `presence` and a refusal have no body".into());
+        return Err("`migrate`, `advance`, `presence`, `swap` and a refusal have no body".into());
     }
     if line.refusal.is_some() {
         return Ok(("application/octet-stream", Bytes::new()));
@@ -446,6 +483,7 @@ impl fmt::Display for Step {
                 return write!(f, "presence to {session:?}: {what}");
             }
             Call::Advance { by_ms } => return write!(f, "advance by {by_ms} ms"),
+            Call::Swap { component } => return write!(f, "swap to {}", component.display()),
         };
         write!(f, "{what} to {session:?}: {}", compare::shown(body))
     }

@@ -32,14 +32,14 @@ pub struct HttpAnswer {
 }
 
 /// A request that a message made or cancelled.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestChange {
     pub id: String,
     /// `None`: it was cancelled.
     pub made: Option<MadeRequest>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MadeRequest {
     pub method: String,
     pub url: String,

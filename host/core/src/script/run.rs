@@ -2,55 +2,47 @@
 //! transactions and virtual WASI. The state lies in memory; what a node adds on top (the log,
 //! repeats of an idempotency key) is not there.
 
+mod attempt;
 mod fire;
 mod requests;
 mod sends;
+mod standing;
 
-use super::{
-    Call, Event, Expect, Observed, Outcome, RequestChange, Sent, SetTimer, Step, TimerChange,
-};
+pub use standing::{Standing, Waiting};
+
+use super::{Call, Expect, Observed, Outcome, SetTimer, Step, TimerChange};
 use crate::{
     database::StorageOptions,
     effects::{Change, Effect, Origin, rows::Name, send::Number},
     error::{Code, Rejection},
-    level::NEWEST,
     limits,
     log::record::Head,
     message::Incoming,
     names::SessionKey,
     plugin::{
-        self, Account, CompileOptions, Failure, Input, Instance, Isolation, Plugin, PluginHost,
-        PluginOptions, State as _,
+        CompileOptions, Input, Instance, Isolation, Plugin, PluginHost, PluginOptions, State as _,
     },
     slot::{effects::Numbers, overlay::Transaction, session::Session},
     state::StateStore,
     storage::DataDir,
 };
 use anyhow::{Context, anyhow, bail, ensure};
+use attempt::Caused;
 use bytes::Bytes;
 use std::{
     collections::{BTreeMap, HashMap},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 /// A session, and what is under some of its keys.
 type Looked = (Box<Session>, BTreeMap<String, Option<Bytes>>);
 
-/// What a message causes beside its session's state.
-#[derive(Default)]
-struct Caused {
-    events: Vec<Event>,
-    notified: Vec<Event>,
-    timers: Vec<TimerChange>,
-    sent: Vec<Sent>,
-    requests: Vec<RequestChange>,
-}
-
 /// What a message comes from of its session's effects, and what will be left of it.
 type Fires = Option<(Name, Option<Effect>)>;
 
 /// One call of a session.
+#[derive(Clone)]
 struct Calling {
     input: Input,
     seq: u64,
@@ -58,21 +50,31 @@ struct Calling {
     fires: Fires,
 }
 
-fn shown(events: Vec<crate::log::record::Event>) -> Vec<Event> {
-    let shown = events.into_iter().map(|event| Event {
-        kind: event.kind,
-        content_type: event.content_type,
-        body: event.body,
-    });
-    shown.collect()
-}
-
 /// Sessions are of one slot.
 const SLOT: crate::names::SlotId = 0;
 
+/// A component that sessions can be handled by.
+struct Version {
+    plugin: Arc<Plugin>,
+    /// As `migrate` is told it.
+    name: String,
+}
+
 pub struct Runner {
     service: String,
-    plugin: Arc<Plugin>,
+    host: PluginHost,
+    /// The first is the one that each script begins with.
+    versions: Vec<Version>,
+    /// Those that a script swaps to, by the files that it names.
+    swaps: HashMap<PathBuf, usize>,
+    /// Of [`Self::versions`], the one that handles what comes.
+    current: usize,
+    /// The one that has handled a session last.
+    handled_by: HashMap<SessionKey, usize>,
+    /// Each call is made again by a new instance from the same state, and what comes out is compared.
+    is_checked: bool,
+    /// A line that says so is checked as well, and the new instance goes on.
+    crashes: bool,
     /// One for all sessions, as in a slot; a new one after a failure.
     instance: Option<Instance>,
     sessions: HashMap<SessionKey, Box<Session>>,
@@ -91,7 +93,7 @@ impl Runner {
         let host = PluginHost::new(PluginOptions {
             dir: folder.join("plugins"),
             memory_bytes: limits::GUEST_MEMORY_BYTES_DEFAULT,
-            // Of one instance, and the one on trial.
+            // Of one instance, a second one that is compared to it, and the one on trial.
             memory_total_bytes: 4 * limits::GUEST_MEMORY_BYTES_DEFAULT,
             deadline: limits::GUEST_DEADLINE_DEFAULT,
             host_calls: limits::HOST_CALLS_MAX,
@@ -105,7 +107,13 @@ impl Runner {
         let data = DataDir::open(&folder.join("data"), options)?;
         Ok(Self {
             service: service.to_owned(),
-            plugin,
+            host,
+            versions: vec![Version::of(plugin)],
+            swaps: HashMap::new(),
+            current: 0,
+            handled_by: HashMap::new(),
+            is_checked: false,
+            crashes: false,
             instance: None,
             sessions: HashMap::new(),
             numbers: Numbers { slot_count: 1, last: Number { term: 1, index: 0 } },
@@ -114,19 +122,48 @@ impl Runner {
         })
     }
 
+    /// Checks and compiles a component that a script swaps to, by the name of `file`.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn load(&mut self, file: PathBuf, component: Bytes) -> anyhow::Result<()> {
+        let plugin = self.host.add(component).await?;
+        let known = self.versions.iter();
+        let mut known = known.map(|version| version.plugin.digest());
+        let at = known.position(|digest| digest == plugin.digest());
+        let at = at.unwrap_or(self.versions.len());
+        if at == self.versions.len() {
+            self.versions.push(Version::of(plugin));
+        }
+        self.swaps.insert(file, at);
+        Ok(())
+    }
+
+    /// Whether from now on each call is made again by a new instance from the same state, and what comes out is
+    /// compared: as if a node failed at every message.
+    pub fn check_all(&mut self, is_checked: bool) {
+        self.is_checked = is_checked;
+    }
+
     /// Forgets every session, and the instance: what follows is another script.
     pub fn begin(&mut self) {
         self.sessions.clear();
+        self.handled_by.clear();
+        self.current = 0;
         self.instance = None;
     }
 
     /// # Errors
     /// When no node would come as far as calling the handler, or the store fails.
     pub async fn run(&mut self, step: &Step) -> anyhow::Result<Observed> {
-        if let Call::Advance { by_ms } = step.call {
-            return self.advance(step, by_ms).await;
+        self.crashes = step.crash;
+        match &step.call {
+            Call::Advance { by_ms } => return self.advance(step, *by_ms).await,
+            Call::Swap { component } => return self.swap(component, step),
+            _ => {}
         }
-        let key = SessionKey::parse(&self.service, &step.session).map_err(|e| anyhow!("{e}"))?;
+        let service = step.service.as_deref().unwrap_or(&self.service);
+        let key = SessionKey::parse(service, &step.session).map_err(|e| anyhow!("{e}"))?;
         let mut session = match self.sessions.remove(&key) {
             Some(session) => session,
             None => {
@@ -136,6 +173,7 @@ impl Runner {
         };
         if !step.given.is_empty() {
             session = self.give(session, step)?;
+            self.handled_by.entry(key.clone()).or_insert(self.current);
         }
         if !matches!(step.call, Call::Query { .. } | Call::Migrate { .. })
             && session.load_effects(&*self.store, SLOT)?.is_closed()
@@ -172,6 +210,15 @@ impl Runner {
         Ok(observed)
     }
 
+    /// Each session goes on with that component from its next message on.
+    fn swap(&mut self, file: &Path, step: &Step) -> anyhow::Result<Observed> {
+        let next = self.swaps.get(file).copied();
+        self.current = next.with_context(|| format!("{} is not loaded", file.display()))?;
+        self.instance = None;
+        let outcome = Outcome::Reply { content_type: String::new(), body: Bytes::new() };
+        Ok(nothing(outcome, step))
+    }
+
     /// Calls, and looks at what came of it.
     async fn observe(
         &mut self,
@@ -181,10 +228,11 @@ impl Runner {
     ) -> anyhow::Result<(Box<Session>, Observed)> {
         let is_message = matches!(calling.input, Input::Handle { .. });
         let (seq, time_ms) = (calling.seq, calling.time_ms);
-        let (mut session, outcome, caused) = self.call(session, calling).await?;
+        let (mut session, outcome, caused, unlike) = self.call(session, calling).await?;
         if is_message && matches!(outcome, Outcome::Reply { .. }) {
             session.head.seq = seq;
             session.head.updated_ms = time_ms;
+            self.handled_by.insert(session.key.clone(), self.current);
         }
         let seq = session.head.seq;
         let expires_ms = self.expiry_of(&mut session)?;
@@ -205,6 +253,7 @@ impl Runner {
             closed,
             fired,
             state,
+            unlike,
         };
         Ok((session, observed))
     }
@@ -239,82 +288,6 @@ impl Runner {
         Ok(session)
     }
 
-    async fn call(
-        &mut self,
-        session: Box<Session>,
-        calling: Calling,
-    ) -> anyhow::Result<(Box<Session>, Outcome, Caused)> {
-        let Calling { input, seq, time_ms, fires } = calling;
-        let mut instance = match self.instance.take() {
-            Some(instance) => instance,
-            None => {
-                self.plugin.instantiate(Account::default(), limits::INSTANCE_MEMORY_TIMEOUT).await?
-            }
-        };
-        let is_query = matches!(input, Input::Query { .. });
-        let is_migrate = matches!(input, Input::Migrate { .. });
-        let key = session.key.clone();
-        let mut tx = Transaction::new(SLOT, self.store.clone(), session).at_level(NEWEST);
-        if let Some((name, left)) = fires.clone() {
-            tx.fire(name, left);
-        }
-        let tx = Box::new(tx).read_only(is_query);
-        let call = plugin::Call { session: key, seq, time_ms, state: tx, input };
-        let done = instance.call(call).await;
-        let tx = Transaction::from_state(done.state).context("the call lost its session")?;
-        let failure = match done.result {
-            Ok(reply) => {
-                self.instance = Some(instance);
-                let outcome = Outcome::Reply { content_type: reply.content_type, body: reply.body };
-                let mut caused = Caused {
-                    events: shown(done.events),
-                    notified: shown(done.ephemeral),
-                    ..Caused::default()
-                };
-                if is_query {
-                    return Ok((tx.discard(), outcome, Caused::default()));
-                }
-                if let Some(why) = requests::problem(&tx) {
-                    return Ok((tx.discard(), Outcome::Limit(why), Caused::default()));
-                }
-                return Ok(match tx.merge(&mut self.numbers) {
-                    Ok((mut session, written)) => {
-                        let asked = asked(&written.effects, fires.as_ref())?;
-                        caused.timers = timers(&asked, time_ms);
-                        caused.requests = requests::changes(&asked);
-                        caused.sent = sends::take(&mut session, &written.effects)?;
-                        (session, outcome, caused)
-                    }
-                    Err((session, fault)) => {
-                        (session, Outcome::Limit(fault.to_string()), Caused::default())
-                    }
-                });
-            }
-            Err(failure) => failure,
-        };
-        if !failure.is_fatal() {
-            self.instance = Some(instance);
-        }
-        let outcome = match failure {
-            Failure::Rejected(rejection) if is_migrate => Outcome::Refused(rejection.message),
-            Failure::Rejected(rejection) => Outcome::Rejected(rejection),
-            Failure::Trapped(why) => Outcome::Trapped(why),
-            // What is sent leaves at once, so one message has sent too much. Requests stay open until a line answers.
-            Failure::Limit(why) | Failure::Full(why) | Failure::Crowded(why) => Outcome::Limit(why),
-            Failure::NoMemory(error) => return Err(error.into()),
-            Failure::Deadline(_) => Outcome::Deadline,
-            Failure::Store(error) => return Err(error.into()),
-            failure @ (Failure::NoInstance(_)
-            | Failure::Cut(_)
-            | Failure::Level(_)
-            | Failure::Forbidden(_)
-            | Failure::RequestForbidden(_)) => {
-                return Err(failure.into());
-            }
-        };
-        Ok((tx.discard(), outcome, Caused::default()))
-    }
-
     /// What is under the keys that are asked for.
     fn look(&self, session: Box<Session>, expect: Option<&Expect>) -> anyhow::Result<Looked> {
         let mut tx = Transaction::new(SLOT, self.store.clone(), session);
@@ -341,6 +314,15 @@ fn nothing(outcome: Outcome, step: &Step) -> Observed {
         closed: false,
         fired: Vec::new(),
         state: BTreeMap::new(),
+        unlike: Vec::new(),
+    }
+}
+
+impl Version {
+    fn of(plugin: Arc<Plugin>) -> Self {
+        // As a deploy that names no version.
+        let name = plugin.version().unwrap_or("0.0.0").to_owned();
+        Self { plugin, name }
     }
 }
 
@@ -423,7 +405,7 @@ fn input(call: &Call) -> anyhow::Result<Input> {
             let origin = Some(Box::new(Origin::Answer(answered)));
             of_session(origin, content_type, body)
         }
-        Call::Http(_) | Call::Presence { .. } | Call::Advance { .. } => {
+        Call::Http(_) | Call::Presence { .. } | Call::Advance { .. } | Call::Swap { .. } => {
             bail!("a bug: a line that is no call of its own")
         }
     })

@@ -21,6 +21,7 @@ fn reply(body: &Value) -> Observed {
         closed: false,
         fired: Vec::new(),
         state: BTreeMap::new(),
+        unlike: Vec::new(),
     }
 }
 
@@ -74,6 +75,14 @@ fn a_bad_line_is_refused_with_its_number() {
         (r#"{"answer": "a", "status": 200, "parts": [["x"], ["y"]], "attempts": 1}"#, "`attempts`"),
         (r#"{"body": 1, "status": 200}"#, "of the `answer` to a request"),
         (r#"{"timer": "t", "parts": []}"#, "of the `answer` to a request"),
+        (r#"{"swap": "v2.wasm", "crash": true}"#, "calls the handler"),
+        (r#"{"swap": "v2.wasm", "session": "s"}"#, "all sessions"),
+        (r#"{"swap": "v2.wasm", "body": 1}"#, "no body"),
+        (r#"{"swap": "v2.wasm", "expect": {"seq": 1}}"#, "nothing can be expected"),
+        (r#"{"service": "No", "body": 1}"#, "service name"),
+        (r#"{"body": 1, "expect": {"holds": {"a": {"equals": 1}}}}"#, "it begins with $"),
+        (r#"{"body": 1, "expect": {"holds": {"$": {"never_falls": true}}}}"#, "a simulation"),
+        (r#"{"body": 1, "expect": {"holds": {}, "trap": true}}"#, "ends in one way"),
         (r#"{"presence": "here"}"#, "unknown variant `here`"),
         (r#"{"presence": "present", "body": 1}"#, "no body"),
         (r#"{"presence": "present", "sender": "ann"}"#, "a client's"),
@@ -400,6 +409,7 @@ fn timers_and_what_was_due_are_compared() {
     let firing = Firing { name: "t".into(), due_ms: 5, missed: 1, attempt: 2 };
     let fired = |outcome, dead| Fired {
         session: SESSION_DEFAULT.into(),
+        key: SessionKey::parse("s", SESSION_DEFAULT).unwrap(),
         firing: firing.clone(),
         dead,
         observed: Observed { outcome, ..reply(&Value::Null) },

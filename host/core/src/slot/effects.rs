@@ -21,7 +21,7 @@ use std::{
 };
 
 /// The effects of a session, all of them, as its cache has them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Effects {
     all: BTreeMap<Name, Effect>,
     timers: Sum,

@@ -92,7 +92,6 @@ impl Shell {
                 changes.fold(&mut meta, position, batch);
             }
             let started = crate::clock::now();
-            store.count_stored(slot)?;
             store.apply(slot, &changes, &meta)?;
             metrics().flush_seconds.record(started.elapsed());
             let heads = changes.heads.into_iter();

@@ -39,7 +39,7 @@ pub struct Transaction {
 }
 
 /// What a transaction has written.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Written {
     pub state: Vec<Write>,
     pub effects: Vec<Change>,

@@ -26,24 +26,12 @@ impl Shell {
         }
         let number = session.head.session_number;
         let own = self.remembered(session, &used_key(id, by))?;
-        // Of before keys were each client's own. What is not the same message is another client's key.
+        // Of before keys were each client's own: it may be another client's.
         let before = match (own, by) {
-            (None, Some(_)) => {
-                self.remembered(session, id)?.filter(|it| it.fingerprint == fingerprint)
-            }
+            (None, Some(_)) => self.remembered(session, id)?,
             _ => None,
         };
         let Some(remembered) = own.or(before) else { return Ok(None) };
-        if remembered.fingerprint != fingerprint {
-            return Err(Error::of(
-                Cause::KeyConflict,
-                format!(
-                    "idempotency key {:?} was used for message {} with another body",
-                    operator::shown_key(id),
-                    remembered.seq
-                ),
-            ));
-        }
         let entry = match session.recent.iter().find(|entry| entry.seq == remembered.seq) {
             Some(entry) => entry.clone(),
             None => {
@@ -54,11 +42,23 @@ impl Shell {
                 })?
             }
         };
-        if !may_repeat(entry.client().map(|client| &**client), by) {
-            // Who sent it is known, and is somebody else.
-            if before.is_some() && entry.client().is_some() {
-                return Ok(None);
-            }
+        let is_same = remembered.fingerprint == fingerprint;
+        let is_own = may_repeat(entry.client().map(|client| &**client), by);
+        // Another client's, as far as that is known.
+        if before.is_some() && !is_own && (entry.client().is_some() || !is_same) {
+            return Ok(None);
+        }
+        if !is_same {
+            return Err(Error::of(
+                Cause::KeyConflict,
+                format!(
+                    "idempotency key {:?} was used for message {} with another body",
+                    operator::shown_key(id),
+                    remembered.seq
+                ),
+            ));
+        }
+        if !is_own {
             return Err(Error::of(
                 Cause::KeyConflict,
                 format!(

@@ -16,7 +16,7 @@ use std::{
 
 /// A cached session. Includes what is not committed yet: when a commit fails the slot drops all of
 /// its cache and opens again from the log.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Session {
     pub key: SessionKey,
     /// `seq == 0`: the session does not exist (yet, or any more).
@@ -134,7 +134,7 @@ impl Session {
 /// Values by key, in the order of the keys. Most sessions have one or a handful, for which a tree's
 /// smallest node (640 bytes) is too much: they are a sorted vector, and a tree from
 /// [`FEW_VALUES_MAX`] on, since each insertion moves what comes after it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Values {
     Few(Vec<(Box<str>, Option<Bytes>)>),
     Many(BTreeMap<Box<str>, Option<Bytes>>),

@@ -22,7 +22,7 @@ use crate::{
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 /// What is known of a slot without its sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,8 +139,9 @@ pub trait StateStore: Send + Sync + 'static {
     ) -> Result<BTreeMap<DeploymentId, SessionCount>, StateError>;
     /// What services have stored of a slot; `None`: it has to be counted.
     fn stored(&self, slot: SlotId) -> Result<Option<stored::StoredByService>, StateError>;
-    /// Counts that, unless it is known. After an upgrade, and after a snapshot was restored, it reads every head of the slot once.
-    fn count_stored(&self, slot: SlotId) -> Result<(), StateError>;
+    /// Counts that, unless it is known, and goes on with it in the next call if there is no time for all. After an upgrade, and
+    /// after a snapshot was restored, it reads every head of the slot once. `true`: there is nothing to go on with.
+    fn count_stored(&self, slot: SlotId, until: Instant) -> Result<bool, StateError>;
     /// Applies changes and moves the slot to `meta`, atomically and in order. Not necessarily durable
     /// when it returns: what is not in the store after a crash is in the log.
     fn apply(

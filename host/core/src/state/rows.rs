@@ -41,6 +41,13 @@ pub trait WholeSlots: StateStore {
     /// As any read.
     fn view(&self, slot: SlotId) -> Result<Box<dyn SlotView>, StateError>;
 
+    /// As [`WholeSlots::view`], for one who looks for damage: what a read of it can't make out is said with
+    /// [`StateError::Corrupt`] and nothing else comes of it, where any other such read ends the node.
+    ///
+    /// # Errors
+    /// As [`WholeSlots::view`].
+    fn look(&self, slot: SlotId) -> Result<Box<dyn SlotView>, StateError>;
+
     /// Removes some rows of a slot, its meta first: from then on the slot is at nothing, however
     /// far the rest gets. Gives what to go on with, or `None` when nothing is left. Call it for a
     /// slot that nobody uses, until it gives `None`, before the slot is used again.

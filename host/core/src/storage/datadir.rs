@@ -282,6 +282,25 @@ impl DataDir {
         &self.engine
     }
 
+    /// Writes over a session's history what does not decode.
+    ///
+    /// # Errors
+    /// As any write.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn damage_history(
+        &self,
+        slot: crate::names::SlotId,
+        session: u64,
+    ) -> Result<(), StateError> {
+        let db = self.engine.open_db().map_err(StateError::Unavailable)?;
+        let mut batch = db.batch(1, false);
+        for row in db.history.prefix(&super::state::keys::number(slot, session)) {
+            let (key, _) = row.map_err(|e| self.engine.read_error(&db.history, &e))?;
+            batch.insert(&db.history, &key, &[1, 0xff, 0xff]);
+        }
+        Ok(self.engine.commit(&db, batch)?)
+    }
+
     /// The session numbers of a slot's rows, without those that are removed.
     #[cfg(test)]
     pub fn rows_by_session(&self, slot: crate::names::SlotId) -> Vec<u64> {

@@ -14,7 +14,7 @@ fn buckets(policy: &[(&str, &str)]) -> Buckets {
 
 fn set(buckets: &Buckets, policy: &[(&str, &str)]) {
     let limits: Vec<_> = policy.iter().map(|(name, text)| (*name, limits(text))).collect();
-    buckets.set(limits.iter().map(|(name, limits)| (*name, limits)));
+    buckets.set(limits.iter().map(|(name, limits)| (*name, limits)), SECOND);
 }
 
 fn asks<'a>(service: &'a str, subject: Option<&'a str>, session: &'a str) -> Asks<'a> {
@@ -71,6 +71,33 @@ fn a_repeat_of_a_message_that_was_let_through_is_let_through_once() {
     assert_eq!(buckets.refused(), 3);
     // It drew nothing.
     assert!(refusal(buckets.check(&message("second"), 2 * SECOND)).is_none());
+}
+
+/// Who stays within a limit for an hour could send all of that once more in a second; and a key of one byte would let a
+/// large body past the limit of bytes.
+#[test]
+fn repeats_can_not_be_saved_up() {
+    let buckets = buckets(&[("chat", "messages = \"10/s\"\nbytes = \"1KiB/s\"")]);
+    let message = |key, bytes| Asks { key: Some(key), bytes, ..asks("chat", None, "one") };
+    let keys: Vec<_> = (0..3_600).map(|n| n.to_string()).collect();
+    let mut now = SECOND;
+    for key in &keys {
+        assert!(refusal(buckets.check(&message(key, 1), now)).is_none());
+        now += SECOND / 10;
+    }
+    // Nothing is left, but for repeats.
+    while refusal(buckets.check(&asks("chat", None, "one"), now)).is_none() {}
+    let passes = |bytes| {
+        let all = keys.iter().map(|key| buckets.check(&message(key, bytes), now));
+        all.filter(|decision| refusal(*decision).is_none()).count()
+    };
+    assert_eq!(passes(1 << 20), 0);
+    let repeats = passes(1);
+    assert!(
+        (500..=620).contains(&repeats),
+        "{repeats}: a minute's, less those whose place was taken"
+    );
+    assert_eq!(passes(1), 0);
 }
 
 /// Whoever names services that there are not would use up the buckets of those that there are.
@@ -131,6 +158,33 @@ fn a_new_policy_does_not_fill_the_buckets() {
     assert_eq!(buckets.policy_header("chat"), None);
 }
 
+/// A typing error of an operator would keep everybody out for an hour after he has mended it.
+#[test]
+fn a_rate_that_was_wrong_is_not_owed_when_it_is_right() {
+    let wrong = "messages = \"1/h\"\nguest_time = \"1ms/h\"\n[subject]\nmessages = \"1/h\"\n[session]\nbytes = \"1/h\"";
+    let right = "messages = \"1000/s\"\nguest_time = \"1s/s\"\n[subject]\nmessages = \"100/s\"\n[session]\nbytes = \"1KiB/s\"";
+    let buckets = buckets(&[("chat", wrong), ("*", wrong)]);
+    for service in ["chat", "other"] {
+        let message = asks(service, Some("ann"), "s");
+        assert!(refusal(buckets.check(&message, SECOND)).is_none());
+        buckets.spent(&message, SECOND, SECOND);
+    }
+    let after = |service| {
+        let refused = refusal(buckets.check(&asks(service, Some("ann"), "s"), SECOND));
+        refused.map(|refused| refused.after)
+    };
+    set(&buckets, &[("chat", wrong), ("*", wrong), ("new", right)]);
+    for service in ["chat", "other"] {
+        assert!(after(service) > Some(600 * SECOND), "nothing is forgiven where nothing changes");
+    }
+    // `other` has limits of its own now, and had those of all.
+    set(&buckets, &[("chat", right), ("other", right), ("*", right)]);
+    for service in ["chat", "other"] {
+        let after = after(service).expect("no bucket is filled");
+        assert!(after <= SECOND / 50, "{service}: {after:?}");
+    }
+}
+
 #[test]
 fn guest_time_is_drawn_when_it_is_known_and_paid_back_before_the_next_message() {
     let text = "guest_time = \"500ms/s\"\n[session]\nguest_time = \"100ms/s\"";
@@ -162,11 +216,12 @@ fn services_that_are_not_in_the_policy_share_a_bounded_number_of_buckets() {
     let allowed = (0..100_000)
         .filter(|n| refusal(buckets.check(&asks(&n.to_string(), None, "s"), SECOND)).is_none())
         .count();
-    assert!(allowed <= limits::REST_SERVICES_MAX + 1, "{allowed}");
+    // Each place is taken, in whatever shard, and those beyond share one bucket.
+    assert_eq!(allowed, limits::REST_SERVICES_MAX + 1);
     let policy = buckets.policy.load();
     let states = &policy.rest.as_ref().unwrap().states;
     let held: usize = states.shards.iter().map(|shard| shard.lock().len()).sum();
-    assert!(held <= limits::REST_SERVICES_MAX);
+    assert_eq!(held, limits::REST_SERVICES_MAX);
 }
 
 /// Two threads that look before either draws would both pass.

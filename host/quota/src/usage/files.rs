@@ -43,7 +43,7 @@ struct Head {
     accounts: usize,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Files {
     folder: PathBuf,
     days_kept: u32,

@@ -71,6 +71,30 @@ fn what_is_stored_is_a_gauge_and_a_sum_over_time() {
     assert_eq!(stored, [(50, 4_500), (0, 30)]);
 }
 
+/// Who asks for a quarter would keep the node from saying what is stored, and from writing, as long as the disk takes.
+#[test]
+fn a_report_that_reads_files_keeps_nobody_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let usage = open(dir.path(), NOON);
+    let slow = dir.path().join("2026-11-01.jsonl");
+    assert!(std::process::Command::new("mkfifo").arg(&slow).status().unwrap().success());
+    std::thread::scope(|scope| {
+        let report = scope.spawn(|| all(&usage));
+        // Opens when the other end is open, and until it is dropped there is more to read.
+        let writer = fs::OpenOptions::new().write(true).open(&slow).unwrap();
+        let (done, is_done) = std::sync::mpsc::channel();
+        let usage = &usage;
+        scope.spawn(move || {
+            usage.stored([("chat", 1)], Duration::ZERO);
+            done.send(()).unwrap();
+        });
+        let waited = is_done.recv_timeout(Duration::from_secs(10));
+        drop(writer);
+        waited.unwrap();
+        assert_eq!(report.join().unwrap().len(), 1);
+    });
+}
+
 /// Names come from clients: a million of them would fill memory, disk, and the answer.
 #[test]
 fn a_flood_of_subjects_is_added_up_and_nothing_is_lost() {

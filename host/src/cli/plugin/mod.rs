@@ -3,10 +3,12 @@
 
 mod build;
 mod script;
+mod sim;
 mod types;
 
 pub use build::{build, component};
 pub use script::{ScriptOptions, play};
+pub use sim::{SimOptions, simulate};
 pub use types::{TypesArgs, types};
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use super::build::component;
 use crate::{
     files, limits,
     names::ServiceName,
-    script::{self, Runner, Step},
+    script::{self, Call, Runner, Step},
 };
 use anyhow::{Context, anyhow, bail, ensure};
 use bytes::Bytes;
@@ -95,6 +95,7 @@ pub async fn play(options: &ScriptOptions, steps: &Steps) -> anyhow::Result<Scri
     let mut report = ScriptReport { scripts: Vec::new() };
     for (file, lines) in scripts {
         runner.begin();
+        load(&mut runner, &file, &lines).await?;
         let calls = lines.len();
         let mut failed = Vec::new();
         for step in lines {
@@ -111,16 +112,35 @@ pub async fn play(options: &ScriptOptions, steps: &Steps) -> anyhow::Result<Scri
     Ok(report)
 }
 
+/// Has the components loaded that a script swaps to. Their files are named from its folder.
+async fn load(runner: &mut Runner, script: &Path, lines: &[Step]) -> anyhow::Result<()> {
+    let folder = script.parent().unwrap_or(Path::new(""));
+    for step in lines {
+        let Call::Swap { component } = &step.call else { continue };
+        let file = folder.join(component);
+        let loaded = runner.load(component.clone(), read(&file)?.into()).await;
+        loaded.with_context(|| format!("{}:{}", script.display(), step.line))?;
+    }
+    Ok(())
+}
+
+/// The scripts of a plugin's folder.
+pub(super) fn folder_scripts(dir: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> =
+        Some(dir.join(SCRIPT)).filter(|file| file.is_file()).into_iter().collect();
+    let tests = fs::read_dir(dir.join("tests")).into_iter().flatten().flatten();
+    let mut tests: Vec<_> = tests.map(|entry| entry.path()).collect();
+    tests.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
+    tests.sort();
+    files.extend(tests);
+    files
+}
+
 fn scripts(options: &ScriptOptions) -> anyhow::Result<Vec<(PathBuf, Vec<Step>)>> {
     let mut files = options.scripts.clone();
     if files.is_empty() {
         let dir = &options.dir;
-        files.extend(Some(dir.join(SCRIPT)).filter(|file| file.is_file()));
-        let tests = fs::read_dir(dir.join("tests")).into_iter().flatten().flatten();
-        let mut tests: Vec<_> = tests.map(|entry| entry.path()).collect();
-        tests.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
-        tests.sort();
-        files.extend(tests);
+        files = folder_scripts(dir);
         ensure!(
             !files.is_empty(),
             "{} has no script: write {SCRIPT} or tests/NAME.jsonl (docs/plugins.md says how), or \
@@ -147,7 +167,7 @@ fn scripts(options: &ScriptOptions) -> anyhow::Result<Vec<(PathBuf, Vec<Step>)>>
     Ok(scripts)
 }
 
-fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
+pub(super) fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
     let read = files::read(file, limits::COMPONENT_BYTES_MAX as u64);
     read.map_err(|error| anyhow!("{} {error}", file.display()))
 }

@@ -128,6 +128,22 @@ async fn damage_is_found_where_it_is() {
     assert_eq!((what, looks), ("history", Looks::Damage), "{shown:?}");
 }
 
+/// An audit that ended the node at what it is there to find could not report it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_does_not_decode_is_damage_and_the_node_goes_on() {
+    let fixture = Fixture::new().await;
+    fixture.deploy("1.0.0", testkit::guest().into()).await.unwrap();
+    send_all(&fixture, 3, &[b"sone", b"g"]).await;
+    assert_eq!(audited(&fixture, AuditSpec::default()).await.verdict, Verdict::Same);
+    let (slot, head) = stored(&fixture, "session-1");
+    fixture.node.data_dir.damage_history(slot, head.session_number).unwrap();
+    let report = audited(&fixture, AuditSpec::default()).await;
+    assert_eq!((report.verdict, report.same, report.differing), (Verdict::Differs, 2, 1));
+    let finding = &report.findings[0];
+    assert_eq!((&*finding.session, finding.looks_like), ("session-1", Looks::Damage));
+    assert_eq!(*fixture.node.health.borrow(), Health::Ready);
+}
+
 /// What the history does not have must not be called a difference, nor the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_kept_is_said() {

@@ -245,7 +245,9 @@ fn crates(dir: &Path) -> anyhow::Result<(Option<Package>, Vec<Package>)> {
     let manifest = &dir.join(MANIFEST);
     let mut cargo = toolchain::cargo(dir);
     cargo.args(["metadata", "--no-deps", "--format-version", "1", "--manifest-path"]);
-    let metadata = toolchain::output(cargo.arg(manifest))?;
+    let metadata = toolchain::output(cargo.arg(manifest));
+    // There may be no cargo at all.
+    let metadata = metadata.or_else(|error| toolchain::check_cargo(dir).and(Err(error)))?;
     let metadata: Metadata =
         serde_json::from_str(&metadata).context("`cargo metadata` printed something unexpected")?;
     let (mut here, others): (Vec<_>, Vec<_>) =

@@ -355,7 +355,7 @@ fn messages_with_an_identity_keep_their_form_and_need_their_level() {
         [message(&ann, vec![]), message(&root, vec![]), message(&ann, vec![Caused::Closed])];
     for (batch, written) in batches.iter().zip(IDENTITIES) {
         assert!(batch.encode_at(6).is_err(), "{batch:?} at level 6");
-        let bytes = batch.encode_at(7).unwrap();
+        let bytes = batch.encode_at(8).unwrap();
         assert_eq!(Batch::decode(&bytes).unwrap(), *batch);
         assert_eq!(hex(&bytes), written);
     }
@@ -370,8 +370,8 @@ fn what_an_operator_has_written_keeps_its_form_and_needs_its_level() {
     entry.origin = Some(Box::new(Origin::Operator(Entered { writes }.into())));
     let records = vec![Record::Message(Box::new(message))];
     let batch = Batch { slot: 511, term: 9, attempt: 1, records };
-    assert!(batch.encode_at(6).is_err(), "at level 6");
-    let bytes = batch.encode_at(7).unwrap();
+    assert!(batch.encode_at(7).is_err(), "at level 7");
+    let bytes = batch.encode_at(8).unwrap();
     assert_eq!(Batch::decode(&bytes).unwrap(), batch);
     assert_eq!(hex(&bytes), ENTERED);
 }

@@ -64,6 +64,7 @@ impl Runner {
                 First::Timer(due) => due,
                 First::Expiry(key) => {
                     self.sessions.remove(&key);
+                    self.handled_by.remove(&key);
                     continue;
                 }
             };
@@ -137,8 +138,11 @@ impl Runner {
             let next = again.map(|timer| Effect::Timer(timer.into())).or(left);
             session.change_effects(|effects| effects.change(Name::Timer(name), next))?;
         }
-        let name = key.session.as_str().to_owned();
-        self.sessions.insert(key, session);
-        Ok(Fired { session: name, firing, dead, observed })
+        let name = match key.service.as_str() == self.service {
+            true => key.session.as_str().to_owned(),
+            false => key.to_string(),
+        };
+        self.sessions.insert(key.clone(), session);
+        Ok(Fired { session: name, key, firing, dead, observed })
     }
 }

@@ -122,8 +122,8 @@ impl StateStore for Faulty {
         self.store.stored(slot)
     }
 
-    fn count_stored(&self, slot: SlotId) -> Result<(), StateError> {
-        self.store.count_stored(slot)
+    fn count_stored(&self, slot: SlotId, until: std::time::Instant) -> Result<bool, StateError> {
+        self.store.count_stored(slot, until)
     }
 
     fn apply(&self, slot: SlotId, changes: &Changes, meta: &SlotMeta) -> Result<(), StateError> {

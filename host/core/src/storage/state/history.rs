@@ -10,7 +10,7 @@ use super::{Writer, decode, encode, entry_bytes, keys};
 use crate::{
     database::{
         db::Db,
-        engine::Engine,
+        engine::OnDamage,
         rows::{Snapshot, WriteBatch},
     },
     error::StateError,
@@ -94,25 +94,25 @@ fn write_piece(to: &mut Writer<'_>, row: &[u8], piece: &[u8]) -> Result<usize, S
 /// The entries of a row of `history`, as `snapshot` has them: the same that the row was read from,
 /// since what is deleted may go away between two reads.
 pub(super) fn read(
-    engine: &Engine,
+    on: OnDamage<'_>,
     db: &Db,
     snapshot: &Snapshot,
     row: &[u8],
 ) -> Result<Vec<Arc<Entry>>, StateError> {
     let Some(place) = Place::decode(row) else {
-        return decode(row).map_err(|why| engine.value_error(&db.history, why));
+        return decode(row).map_err(|why| on.value_error(&db.history, why));
     };
     let Some(bodies) = &db.bodies else {
         let why = "a row names a body, and the directory has none apart";
-        return Err(engine.value_error(&db.history, why));
+        return Err(on.value_error(&db.history, why));
     };
     let keyspace = &bodies.keyspace;
-    let piece = snapshot.get(keyspace, &place.key).map_err(|e| engine.read_error(keyspace, &e))?;
+    let piece = snapshot.get(keyspace, &place.key).map_err(|e| on.read_error(keyspace, &e))?;
     let piece = piece.filter(|piece| piece.len() == place.bytes as usize).ok_or_else(|| {
         let number = u64::from_be_bytes(place.key);
-        engine.value_error(keyspace, format!("body {number}, which a row names, is not there"))
+        on.value_error(keyspace, format!("body {number}, which a row names, is not there"))
     })?;
-    decode(&piece).map_err(|why| engine.value_error(keyspace, why))
+    decode(&piece).map_err(|why| on.value_error(keyspace, why))
 }
 
 /// Bytes that a row of `history` stands for.

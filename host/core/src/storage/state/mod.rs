@@ -12,9 +12,10 @@ pub use garbage::collect_garbage;
 pub use garbage::rows_by_session;
 
 use crate::{
+    clock,
     database::{
         db::{Bodies, Db, VALUE_FORMAT},
-        engine::Engine,
+        engine::{Engine, OnDamage},
         rows::{Keyspace, Slice, WriteBatch},
     },
     error::StateError,
@@ -40,18 +41,20 @@ use std::{
     collections::BTreeMap,
     ops::Bound,
     sync::{Arc, atomic::Ordering},
+    time::Instant,
 };
 
 /// The materialised state of all slots of a node.
 pub struct DiskState {
     engine: Arc<Engine>,
     durable: Durable,
+    counts: sums::Counts,
 }
 
 impl DiskState {
     pub fn new(engine: Arc<Engine>) -> Self {
-        let durable = Durable::new(engine.identity.slot_count);
-        Self { engine, durable }
+        let slots = engine.identity.slot_count;
+        Self { engine, durable: Durable::new(slots), counts: sums::Counts::new(slots) }
     }
 
     /// The position at which the slot would be found after a crash, at least. Behind what is applied
@@ -84,7 +87,7 @@ impl DiskState {
         let range = snapshot.range(&db.history, (start, end));
         range.map(move |row| {
             let (_, row) = row.map_err(|e| self.engine.read_error(&db.history, &e))?;
-            history::read(&self.engine, db, &snapshot, &row)
+            history::read(OnDamage::End(&self.engine), db, &snapshot, &row)
         })
     }
 
@@ -299,19 +302,30 @@ impl StateStore for DiskState {
 
     fn stored(&self, slot: SlotId) -> Result<Option<StoredByService>, StateError> {
         let db = self.db()?;
-        sums::read(&self.engine, &db, slot)
+        sums::read(&db, slot)
     }
 
-    fn count_stored(&self, slot: SlotId) -> Result<(), StateError> {
-        let db = self.db()?;
-        self.engine.check_upkeep().map_err(StateError::Unavailable)?;
-        sums::count(&self.engine, &db, slot)
+    fn count_stored(&self, slot: SlotId, until: Instant) -> Result<bool, StateError> {
+        loop {
+            let db = self.db()?;
+            self.engine.check_upkeep().map_err(StateError::Unavailable)?;
+            // A write of the slot waits for a step, and not for the count.
+            let step = until.min(clock::now() + limits::STORED_COUNT_STEP_TIME);
+            let mut counted = self.counts.of(slot);
+            if sums::count(&self.engine, &db, slot, &mut counted, step)? {
+                return Ok(true);
+            }
+            drop(counted);
+            if clock::now() >= until {
+                return Ok(false);
+            }
+        }
     }
 
     fn apply(&self, slot: SlotId, changes: &Changes, meta: &SlotMeta) -> Result<(), StateError> {
         let db = self.db()?;
         self.engine.check_upkeep().map_err(StateError::Unavailable)?;
-        write(&self.engine, &db, slot, changes, meta)?;
+        write_counted(&self.engine, &db, slot, changes, meta, &mut self.counts.of(slot))?;
         self.durable.wrote(slot, db.opened, db.written(), meta.applied);
         Ok(())
     }
@@ -319,7 +333,11 @@ impl StateStore for DiskState {
 
 impl WholeSlots for DiskState {
     fn view(&self, slot: SlotId) -> Result<Box<dyn SlotView>, StateError> {
-        self.view_of(slot)
+        self.view_of(slot, true)
+    }
+
+    fn look(&self, slot: SlotId) -> Result<Box<dyn SlotView>, StateError> {
+        self.view_of(slot, false)
     }
 
     fn wipe(&self, slot: SlotId, from: Wiping) -> Result<Option<Wiping>, StateError> {
@@ -330,6 +348,8 @@ impl WholeSlots for DiskState {
         let db = self.db()?;
         self.engine.check_upkeep().map_err(StateError::Unavailable)?;
         let nothing = SlotMeta::default();
+        let mut counted = self.counts.of(slot);
+        *counted = None;
         // What it stores is counted when all of it is there.
         write_by(Writer::piecemeal(&self.engine, &db), slot, changes, &nothing, None)
     }
@@ -344,8 +364,24 @@ pub fn write(
     changes: &Changes,
     meta: &SlotMeta,
 ) -> Result<(), StateError> {
-    let sums = sums::Sums::before(engine, db, slot, changes)?;
-    write_by(Writer::atomic(engine, db, changes.rows() + 2), slot, changes, meta, Some(sums))
+    write_counted(engine, db, slot, changes, meta, &mut None)
+}
+
+/// As [`write`], beside a count that goes on after it.
+fn write_counted(
+    engine: &Engine,
+    db: &Db,
+    slot: SlotId,
+    changes: &Changes,
+    meta: &SlotMeta,
+    counted: &mut Option<sums::Counted>,
+) -> Result<(), StateError> {
+    // If it fails, the count begins anew.
+    let mut sums = sums::Sums::before(db, slot, changes, counted.take())?;
+    let writer = Writer::atomic(engine, db, changes.rows() + 2);
+    write_by(writer, slot, changes, meta, Some(&mut sums))?;
+    *counted = sums.counted(meta.applied);
+    Ok(())
 }
 
 /// A batch that is committed when it is large enough, if it need not be atomic.
@@ -425,7 +461,7 @@ fn write_by(
     slot: SlotId,
     changes: &Changes,
     meta: &SlotMeta,
-    mut sums: Option<sums::Sums<'_>>,
+    mut sums: Option<&mut sums::Sums<'_>>,
 ) -> Result<(), StateError> {
     let (engine, db) = (to.engine, to.db);
     let (mut row, mut value) = (Vec::with_capacity(64), Vec::with_capacity(256));
@@ -450,7 +486,11 @@ fn write_by(
             keys::of_session_into(&mut row, slot, **number, id.text().as_bytes());
             encode(remembered, &mut value)?;
             to.insert(&db.remembered, &row, &value)?;
-            *written.entry(**number).or_default() += (row.len() + value.len()) as u64;
+            let bytes = (row.len() + value.len()) as u64;
+            *written.entry(**number).or_default() += bytes;
+            if let Some(sums) = &mut sums {
+                sums.remembered(**number, &row, bytes);
+            }
         }
     }
     for (number, session) in &sessions {
@@ -478,7 +518,7 @@ fn write_by(
                 let begins = first.is_some_and(|entry| entry.seq == 1);
                 let written = number.and_then(|number| written.get(&number).copied());
                 let written = written.unwrap_or_default();
-                Some(sums.session(key, &row, head, (begins, written))?)
+                sums.session(key, &row, head, (begins, written))?
             }
             None => None,
         };
@@ -496,8 +536,8 @@ fn write_by(
     for delete in &changes.deleted {
         to.insert(&db.garbage, &keys::number(slot, delete.session_number), &[])?;
     }
-    if let Some((key, sums)) = sums.map(|sums| sums.row(meta.applied)).transpose()?.flatten() {
-        to.batch.insert(&db.slots, &key, &sums);
+    if let Some(row) = sums.map(|sums| sums.row(meta.applied)).transpose()?.flatten() {
+        to.batch.insert(&db.slots, &sums::key(slot), &row);
     }
     let meta = postcard::to_allocvec(meta).map_err(broken)?;
     to.batch.insert(&db.slots, &keys::slot(slot), &db.value(&meta));

@@ -4,7 +4,7 @@ use super::{DiskState, decode, decode_slot, entry_bytes, history, keys, plain};
 use crate::{
     database::{
         db::Db,
-        engine::Engine,
+        engine::{Engine, OnDamage},
         rows::{Keyspace, Range, Snapshot},
     },
     error::StateError,
@@ -23,6 +23,8 @@ use std::{ops::Bound, sync::Arc};
 /// A slot at one moment.
 struct View {
     engine: Arc<Engine>,
+    /// Whether damage that it meets ends the node; else it is only said.
+    ends: bool,
     snapshot: Snapshot,
     opened: u64,
     slot: SlotId,
@@ -30,18 +32,21 @@ struct View {
 }
 
 impl DiskState {
-    pub(super) fn view_of(&self, slot: SlotId) -> Result<Box<dyn SlotView>, StateError> {
+    pub(super) fn view_of(
+        &self,
+        slot: SlotId,
+        ends: bool,
+    ) -> Result<Box<dyn SlotView>, StateError> {
+        let on = if ends { OnDamage::End(&self.engine) } else { OnDamage::Say };
         let db = self.db()?;
         let snapshot = db.snapshot();
         let row = snapshot.get(&db.slots, &keys::slot(slot));
-        let meta = match row.map_err(|e| self.engine.read_error(&db.slots, &e))? {
-            Some(row) => {
-                decode_slot(&db, &row).map_err(|why| self.engine.value_error(&db.slots, why))?
-            }
+        let meta = match row.map_err(|e| on.read_error(&db.slots, &e))? {
+            Some(row) => decode_slot(&db, &row).map_err(|why| on.value_error(&db.slots, why))?,
             None => SlotMeta::default(),
         };
         let engine = self.engine.clone();
-        Ok(Box::new(View { engine, snapshot, opened: db.opened, slot, meta }))
+        Ok(Box::new(View { engine, ends, snapshot, opened: db.opened, slot, meta }))
     }
 
     pub(super) fn wipe_some(
@@ -53,6 +58,9 @@ impl DiskState {
         self.engine.check_upkeep().map_err(StateError::Unavailable)?;
         let _turn = self.engine.garbage.lock();
         self.durable.forget(slot);
+        // A step of a count would bring heads back.
+        let mut counted = self.counts.of(slot);
+        *counted = None;
         // In this order: what a later start looks at first goes first.
         let all =
             [&db.slots, &db.garbage, &db.heads, &db.pinned, &db.state, &db.remembered, &db.history];
@@ -102,13 +110,13 @@ impl SlotView for View {
     ) -> Result<Page, StateError> {
         let db = self.db()?;
         let keyspace = keyspace_of(rows, &db);
-        let engine = &self.engine;
+        let on = self.on();
         let mut page = Changes::default();
         let (mut bytes, mut last, mut more) = (0, None, false);
         // The session of the row before, and whether it is live.
         let mut session = None;
         for row in self.snapshot.range(keyspace, range(&keys::slot(self.slot), after)) {
-            let (key, value) = row.map_err(|e| engine.read_error(keyspace, &e))?;
+            let (key, value) = row.map_err(|e| on.read_error(keyspace, &e))?;
             if bytes >= bytes_max {
                 more = true;
                 break;
@@ -127,7 +135,7 @@ impl SlotView for View {
                             _ if !live => Ok(()),
                             Rows::History => {
                                 bytes += history::bytes(&value) - value.len();
-                                let piece = history::read(engine, &db, &self.snapshot, &value)?;
+                                let piece = history::read(on, &db, &self.snapshot, &value)?;
                                 page.sessions.entry(number).or_default().history.extend(piece);
                                 Ok(())
                             }
@@ -137,7 +145,7 @@ impl SlotView for View {
                     None => Err("a key is too short".into()),
                 },
             };
-            put.map_err(|why| engine.value_error(keyspace, why))?;
+            put.map_err(|why| on.value_error(keyspace, why))?;
             last = Some(key);
         }
         let next = last.filter(|_| more).map(|key| key.to_vec());
@@ -147,9 +155,9 @@ impl SlotView for View {
     fn head(&self, key: &SessionKey) -> Result<Option<Head>, StateError> {
         let db = self.db()?;
         let row = self.snapshot.get(&db.heads, &keys::session(self.slot, key));
-        let row = row.map_err(|e| self.engine.read_error(&db.heads, &e))?;
+        let row = row.map_err(|e| self.on().read_error(&db.heads, &e))?;
         let head = row.map(|row| decode(&row)).transpose();
-        head.map_err(|why| self.engine.value_error(&db.heads, why))
+        head.map_err(|why| self.on().value_error(&db.heads, why))
     }
 
     fn sessions(
@@ -163,8 +171,8 @@ impl SlotView for View {
         let after = after.map(|after| [&base, after.as_str().as_bytes()].concat());
         let mut found = Vec::new();
         for row in self.snapshot.range(&db.heads, range(&base, after)).take(limit) {
-            let (key, value) = row.map_err(|e| self.engine.read_error(&db.heads, &e))?;
-            let bad = |why: String| self.engine.value_error(&db.heads, why);
+            let (key, value) = row.map_err(|e| self.on().read_error(&db.heads, &e))?;
+            let bad = |why: String| self.on().value_error(&db.heads, why);
             let id = keys::session_of(&key, base.len());
             let id = id.ok_or_else(|| bad("a key is no session".into()))?;
             found.push((id, decode(&value).map_err(bad)?));
@@ -187,8 +195,8 @@ impl SlotView for View {
         let rows = (start, end.map_or(Bound::Unbounded, Bound::Excluded));
         let (mut bytes, mut reached) = (0, after);
         for row in self.snapshot.range(&db.history, rows) {
-            let (_, row) = row.map_err(|e| self.engine.read_error(&db.history, &e))?;
-            for entry in history::read(&self.engine, &db, &self.snapshot, &row)? {
+            let (_, row) = row.map_err(|e| self.on().read_error(&db.history, &e))?;
+            for entry in history::read(self.on(), &db, &self.snapshot, &row)? {
                 if entry.seq <= reached {
                     continue;
                 }
@@ -215,8 +223,8 @@ impl SlotView for View {
         let after = after.map(|after| [&base, after].concat());
         let (mut out, mut bytes) = (Vec::new(), 0);
         for row in self.snapshot.range(&db.state, range(&base, after)).take(limit) {
-            let (key, value) = row.map_err(|e| self.engine.read_error(&db.state, &e))?;
-            let value = plain(&value).map_err(|why| self.engine.value_error(&db.state, why))?;
+            let (key, value) = row.map_err(|e| self.on().read_error(&db.state, &e))?;
+            let value = plain(&value).map_err(|why| self.on().value_error(&db.state, why))?;
             bytes += key.len() + value.len();
             out.push((Bytes::copy_from_slice(&key[base.len()..]), Bytes::copy_from_slice(value)));
             if bytes >= bytes_max {
@@ -228,6 +236,10 @@ impl SlotView for View {
 }
 
 impl View {
+    fn on(&self) -> OnDamage<'_> {
+        if self.ends { OnDamage::End(&self.engine) } else { OnDamage::Say }
+    }
+
     fn db(&self) -> Result<impl std::ops::Deref<Target = Db> + '_, StateError> {
         let db = self.engine.open_db().map_err(StateError::Unavailable)?;
         match db.opened == self.opened {
@@ -240,7 +252,7 @@ impl View {
     fn is_deleted(&self, db: &Db, number: u64) -> Result<bool, StateError> {
         let key = keys::number(self.slot, number);
         let found = self.snapshot.contains_key(&db.garbage, &key);
-        found.map_err(|e| self.engine.read_error(&db.garbage, &e))
+        found.map_err(|e| self.on().read_error(&db.garbage, &e))
     }
 }
 

@@ -5,25 +5,34 @@
 //! not count, and [`count`] makes it anew from the slot's rows. So does a directory from before.
 //!
 //! What a session has is behind its head in the row of `heads`, where earlier versions do not look: they read a head and
-//! ignore what follows, and write it without. Where it is not there, it is counted from the session's rows once it changes.
+//! ignore what follows, and write it without. Where it is not there, [`count`] puts it there.
+//!
+//! A count goes through the heads in order, in short steps, each of which has the slot's [`Counts`] for itself, as each write has.
+//! What is written between two steps changes the sums of the sessions that were counted, and no others; so it goes on after it.
+//!
+//! Nothing of this is worth a node: damage that it meets is warned of, and what can be read is counted.
 
 use super::{broken, decode_slot, history, keys, plain};
 use crate::{
+    clock,
     database::{
         db::Db,
-        engine::Engine,
-        rows::{Keyspace, Range, Slice, Snapshot},
+        engine::{Engine, read_fault, value_fault},
+        rows::{DbError, Keyspace, Range, Slice, Snapshot},
     },
     error::StateError,
+    limits,
     log::{Position, record::Head},
     names::{ServiceName, SessionKey, SlotId},
     state::{
         changes::Changes,
         stored::{StoredByService, StoredNow},
     },
+    telemetry::repeats,
 };
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
-use std::{collections::HashSet, ops::Bound};
+use std::{collections::HashSet, ops::Bound, time::Instant};
 
 /// The first byte of the row of sums, and of what is behind a head.
 const FORMAT: u8 = 1;
@@ -35,90 +44,194 @@ struct Row {
 }
 
 /// `slot | s`: the key in `slots`, where the slot's meta is under its number alone.
-fn key(slot: SlotId) -> [u8; 3] {
+pub(super) fn key(slot: SlotId) -> [u8; 3] {
     let [high, low] = slot.to_be_bytes();
     [high, low, b's']
 }
 
+/// How far slots are counted of which the sums are not known. Whoever writes heads of a slot has it meanwhile.
+pub(super) struct Counts {
+    slots: Vec<Mutex<Option<Counted>>>,
+    other: Mutex<Option<Counted>>,
+}
+
+impl Counts {
+    pub fn new(slots: u16) -> Self {
+        Self { slots: (0..slots).map(|_| Mutex::default()).collect(), other: Mutex::default() }
+    }
+
+    pub fn of(&self, slot: SlotId) -> MutexGuard<'_, Option<Counted>> {
+        self.slots.get(usize::from(slot)).unwrap_or(&self.other).lock()
+    }
+}
+
+/// A count that has begun.
+pub(super) struct Counted {
+    slot: SlotId,
+    /// The opening of the database, and the position, at which it is right.
+    opened: u64,
+    applied: Position,
+    /// The key of the last head that was looked at; empty before the first.
+    up_to: Vec<u8>,
+    /// What the sessions up to there have.
+    services: StoredByService,
+    /// How far the next one is counted.
+    next: Option<Session>,
+}
+
+/// A session whose rows are being counted: first those of `remembered`, then those of `history`, to which later writes add at
+/// the end only.
+struct Session {
+    number: u64,
+    in_history: bool,
+    /// The last row that was looked at there.
+    after: Option<Vec<u8>>,
+    bytes: u64,
+}
+
+impl Counted {
+    fn is_at(&self, db: &Db, slot: SlotId, applied: Position) -> bool {
+        (self.slot, self.opened, self.applied) == (slot, db.opened, applied)
+    }
+}
+
+/// What is known of a slot while a write is made.
+enum Known {
+    All(StoredByService),
+    /// Of the sessions up to a key.
+    Some(Counted),
+    /// It is to be counted, from the start.
+    Nothing,
+}
+
 /// A slot's sums while a write is made.
 pub(super) struct Sums<'a> {
-    engine: &'a Engine,
     db: &'a Db,
     snapshot: Snapshot,
     slot: SlotId,
-    /// `None`: they are not known, and not written.
-    services: Option<StoredByService>,
+    known: Known,
     /// Names of which a session was deleted.
     deleted: HashSet<&'a SessionKey>,
 }
 
 impl<'a> Sums<'a> {
-    /// As they are before `changes`.
+    /// As they are before `changes`; `counted` if they are not known.
     pub fn before(
-        engine: &'a Engine,
         db: &'a Db,
         slot: SlotId,
         changes: &'a Changes,
+        counted: Option<Counted>,
     ) -> Result<Self, StateError> {
         let snapshot = db.snapshot();
-        let services = known(engine, db, &snapshot, slot)?;
+        let known = || -> Result<_, StateError> {
+            if let Some(services) = known(db, &snapshot, slot)? {
+                return Ok(Known::All(services));
+            }
+            let applied = applied(db, &snapshot, slot)?;
+            let counted = counted.filter(|counted| counted.is_at(db, slot, applied));
+            Ok(counted.map_or(Known::Nothing, Known::Some))
+        };
+        let known = known().or_else(|error| warn(slot, error).map(|()| Known::Nothing))?;
         let deleted = changes.deleted.iter().map(|delete| &delete.key).collect();
-        Ok(Self { engine, db, snapshot, slot, services, deleted })
+        Ok(Self { db, snapshot, slot, known, deleted })
+    }
+
+    /// A row of so many bytes is written to `remembered`.
+    pub fn remembered(&mut self, session: u64, row: &[u8], bytes: u64) {
+        if let Known::Some(Counted { next: Some(next), .. }) = &mut self.known
+            && next.number == session
+            && (next.in_history || next.after.as_deref().is_some_and(|after| row <= after))
+        {
+            next.bytes = next.bytes.saturating_add(bytes);
+        }
     }
 
     /// A session changes to `head`, and rows of so many bytes were `written` of it, besides its state. Its first message is among
-    /// them if it `begins`. Gives what is behind its head from now on. `row`: its key in `heads`.
+    /// them if it `begins`. Gives what is behind its head from now on, if that is known. `row`: its key in `heads`.
     pub fn session(
         &mut self,
         key: &SessionKey,
         row: &[u8],
         head: Option<&Head>,
         (begins, written): (bool, u64),
-    ) -> Result<u64, StateError> {
+    ) -> Result<Option<u64>, StateError> {
         // One that begins has nothing in the store, unless there was another of its name.
         let was = match begins && !self.deleted.contains(key) {
-            true => None,
-            false => self.was(row)?,
+            true => Ok(None),
+            false => self.was(row),
+        };
+        let was = match was {
+            Ok(was) => was,
+            Err(error) => {
+                warn(self.slot, error)?;
+                self.known = Known::Nothing;
+                return Ok(None);
+            }
         };
         let goes_on = matches!((&was, head), (Some((old, _)), Some(new))
             if old.session_number == new.session_number);
         let kept = match &was {
-            Some((_, Some(kept))) => *kept,
-            Some((old, None)) if goes_on || self.services.is_some() => {
-                kept_rows(self.engine, self.db, &self.snapshot, self.slot, old.session_number)?
-            }
-            _ => 0,
+            Some((_, kept)) => *kept,
+            None => Some(0),
         };
-        let now = if goes_on { kept.saturating_add(written) } else { written };
-        if let Some(services) = &mut self.services {
-            let sum = services.entry(key.service.clone()).or_default();
-            if let Some((old, _)) = was {
-                sum.sessions = sum.sessions.saturating_sub(1);
-                sum.bytes = sum.bytes.saturating_sub(old.state_bytes.saturating_add(kept));
-            }
-            if let Some(head) = head {
-                sum.add(StoredNow { sessions: 1, bytes: head.state_bytes.saturating_add(now) });
-            }
-            if sum.sessions == 0 {
-                services.remove(&key.service);
-            }
+        let now =
+            if goes_on { kept.map(|kept| kept.saturating_add(written)) } else { Some(written) };
+        let services = match &mut self.known {
+            Known::All(services) => services,
+            Known::Some(counted) if row <= counted.up_to.as_slice() => &mut counted.services,
+            Known::Some(_) | Known::Nothing => return Ok(now),
+        };
+        // What was added of it is not known.
+        let Some(kept) = kept else {
+            self.known = Known::Nothing;
+            return Ok(now);
+        };
+        let sum = services.entry(key.service.clone()).or_default();
+        if let Some((old, _)) = was {
+            sum.sessions = sum.sessions.saturating_sub(1);
+            sum.bytes = sum.bytes.saturating_sub(old.state_bytes.saturating_add(kept));
+        }
+        if let (Some(head), Some(now)) = (head, now) {
+            sum.add(StoredNow { sessions: 1, bytes: head.state_bytes.saturating_add(now) });
+        }
+        if sum.sessions == 0 {
+            services.remove(&key.service);
         }
         Ok(now)
     }
 
     fn was(&self, row: &[u8]) -> Result<Option<(Head, Option<u64>)>, StateError> {
         let heads = &self.db.heads;
-        let value = self.snapshot.get(heads, row).map_err(|e| self.engine.read_error(heads, &e))?;
+        let value = self.snapshot.get(heads, row).map_err(|e| read_fault(heads, &e))?;
         let read = value.map(|value| read_head(&value)).transpose();
-        read.map_err(|why| self.engine.value_error(heads, why))
+        let read = read.map_err(|why| value_fault(heads, why))?;
+        Ok(read.map(|(head, kept, _)| (head, kept)))
     }
 
-    /// The row of sums for a slot that is at `applied` now, if they are known.
-    pub fn row(&self, applied: Position) -> Result<Option<([u8; 3], Vec<u8>)>, StateError> {
-        let Some(services) = &self.services else { return Ok(None) };
-        let row = encode(applied, services)?;
-        Ok(Some((key(self.slot), self.db.value(&row))))
+    /// The value of the slot's row of sums, which [`key`] names, if it is at `applied` now and they are known.
+    pub fn row(&self, applied: Position) -> Result<Option<Vec<u8>>, StateError> {
+        let Known::All(services) = &self.known else { return Ok(None) };
+        Ok(Some(self.db.value(&encode(applied, services)?)))
     }
+
+    /// The count that goes on when the write is made.
+    pub fn counted(self, applied: Position) -> Option<Counted> {
+        let Known::Some(counted) = self.known else { return None };
+        Some(Counted { applied, ..counted })
+    }
+}
+
+/// Damage is warned of; what may pass is an error.
+fn warn(slot: SlotId, error: StateError) -> Result<(), StateError> {
+    let StateError::Corrupt(why) = error else { return Err(error) };
+    if repeats::admit("what is stored can't be counted", slot) {
+        tracing::warn!(
+            slot,
+            why,
+            "a row is damaged, or its key is missing: what its session stores is counted as far as it is known"
+        );
+    }
+    Ok(())
 }
 
 fn encode(applied: Position, services: &StoredByService) -> Result<Vec<u8>, StateError> {
@@ -127,23 +240,18 @@ fn encode(applied: Position, services: &StoredByService) -> Result<Vec<u8>, Stat
 }
 
 /// What a slot's services have; `None`: it has to be counted.
-pub(super) fn read(
-    engine: &Engine,
-    db: &Db,
-    slot: SlotId,
-) -> Result<Option<StoredByService>, StateError> {
-    known(engine, db, &db.snapshot(), slot)
+pub(super) fn read(db: &Db, slot: SlotId) -> Result<Option<StoredByService>, StateError> {
+    known(db, &db.snapshot(), slot)
 }
 
 fn known(
-    engine: &Engine,
     db: &Db,
     snapshot: &Snapshot,
     slot: SlotId,
 ) -> Result<Option<StoredByService>, StateError> {
-    let applied = applied(engine, db, snapshot, slot)?;
+    let applied = applied(db, snapshot, slot)?;
     let value = snapshot.get(&db.slots, &key(slot));
-    let value = value.map_err(|e| engine.read_error(&db.slots, &e))?;
+    let value = value.map_err(|e| read_fault(&db.slots, &e))?;
     // One that does not decode is made anew as one of another version is.
     let row = value.and_then(|value| match db.body(&value).ok()?.split_first()? {
         (&FORMAT, row) => postcard::from_bytes::<Row>(row).ok(),
@@ -158,67 +266,168 @@ fn known(
     Ok(is_new.then(StoredByService::new))
 }
 
-fn applied(
-    engine: &Engine,
-    db: &Db,
-    snapshot: &Snapshot,
-    slot: SlotId,
-) -> Result<Position, StateError> {
+fn applied(db: &Db, snapshot: &Snapshot, slot: SlotId) -> Result<Position, StateError> {
     let value = snapshot.get(&db.slots, &keys::slot(slot));
-    let Some(value) = value.map_err(|e| engine.read_error(&db.slots, &e))? else { return Ok(0) };
-    let meta = decode_slot(db, &value).map_err(|why| engine.value_error(&db.slots, why))?;
+    let Some(value) = value.map_err(|e| read_fault(&db.slots, &e))? else { return Ok(0) };
+    let meta = decode_slot(db, &value).map_err(|why| value_fault(&db.slots, why))?;
     Ok(meta.applied)
 }
 
-/// Counts what a slot's services have, unless that is known, and writes it. It reads every head, and the rows of sessions that
-/// were not counted before, one after the other. Beside a flush of the same slot it may be of no use; nothing is wrong then.
-pub(super) fn count(engine: &Engine, db: &Db, slot: SlotId) -> Result<(), StateError> {
-    let snapshot = db.snapshot();
-    if known(engine, db, &snapshot, slot)?.is_some() {
-        return Ok(());
-    }
-    let mut services = StoredByService::new();
-    for row in snapshot.range(&db.heads, with_prefix(&keys::slot(slot))) {
-        let (row, value) = row.map_err(|e| engine.read_error(&db.heads, &e))?;
-        let wrong = |why: String| engine.value_error(&db.heads, why);
-        let service = keys::service_of(&row).ok_or_else(|| wrong("a key is no session".into()))?;
-        let (head, kept) = read_head(&value).map_err(wrong)?;
-        let kept = match kept {
-            Some(kept) => kept,
-            None => kept_rows(engine, db, &snapshot, slot, head.session_number)?,
-        };
-        let one = StoredNow { sessions: 1, bytes: head.state_bytes.saturating_add(kept) };
-        services.entry(service).or_default().add(one);
-    }
-    let applied = applied(engine, db, &snapshot, slot)?;
-    let mut batch = db.batch(1, false);
-    batch.insert(&db.slots, &key(slot), &db.value(&encode(applied, &services)?));
-    Ok(engine.commit(db, batch)?)
-}
-
-/// Bytes of a session's rows, besides its state.
-fn kept_rows(
+/// Counts what a slot's services have, unless that is known, and writes it when all is counted. Goes on from `counted` until a
+/// moment, at least by a row. `true`: there is nothing to go on with. A head that can't be read is left out; damage that hides
+/// what is behind it is an error, and the count stays there.
+pub(super) fn count(
     engine: &Engine,
     db: &Db,
-    snapshot: &Snapshot,
     slot: SlotId,
-    session: u64,
-) -> Result<u64, StateError> {
-    let prefix = keys::number(slot, session);
-    let sum = |keyspace: &Keyspace, bytes: fn(&Slice) -> usize| {
-        let mut sum = 0;
-        for row in snapshot.range(keyspace, with_prefix(&prefix)) {
-            let (key, value) = row.map_err(|e| engine.read_error(keyspace, &e))?;
-            sum += (key.len() + bytes(&value)) as u64;
+    counted: &mut Option<Counted>,
+    until: Instant,
+) -> Result<bool, StateError> {
+    let snapshot = db.snapshot();
+    let begun = counted.take();
+    if known(db, &snapshot, slot)?.is_some() {
+        return Ok(true);
+    }
+    let applied = applied(db, &snapshot, slot)?;
+    // It is being loaded.
+    if applied == 0 {
+        return Ok(true);
+    }
+    let mut at = begun.filter(|begun| begun.is_at(db, slot, applied)).unwrap_or_else(|| Counted {
+        slot,
+        opened: db.opened,
+        applied,
+        up_to: Vec::new(),
+        services: StoredByService::new(),
+        next: None,
+    });
+    let mut batch = db.batch(0, false);
+    let counting = Counting { db, snapshot: &snapshot, slot, until };
+    let mut failed = None;
+    let mut all = true;
+    let after = (!at.up_to.is_empty()).then_some(at.up_to.as_slice());
+    for found in snapshot.range(&db.heads, behind(&keys::slot(slot), after)).by_key() {
+        let (row, value) = match found {
+            Ok(found) => found,
+            Err(error) => {
+                failed = Some(read_fault(&db.heads, &error));
+                break;
+            }
+        };
+        let read = value.map_err(|e| read_fault(&db.heads, &e)).and_then(|value| {
+            let wrong = |why: String| value_fault(&db.heads, why);
+            let service = keys::service_of(&row);
+            let service = service.ok_or_else(|| wrong("a key is no session".into()))?;
+            let (head, kept, length) = read_head(&value).map_err(wrong)?;
+            Ok((service, head, kept, value[..length].to_vec()))
+        });
+        match read {
+            Ok((service, head, kept, mut value)) => {
+                let kept = match kept {
+                    Some(kept) => kept,
+                    None => {
+                        let Some(kept) = counting.kept(head.session_number, &mut at.next)? else {
+                            all = false;
+                            break;
+                        };
+                        // Whoever changes the session next has to know what was added of it.
+                        put_behind(&mut value, kept)?;
+                        batch.insert(&db.heads, &row, &value);
+                        kept
+                    }
+                };
+                let one = StoredNow { sessions: 1, bytes: head.state_bytes.saturating_add(kept) };
+                at.services.entry(service).or_default().add(one);
+            }
+            Err(error) => warn(slot, error)?,
         }
-        Ok::<_, StateError>(sum)
-    };
-    Ok(sum(&db.history, |row| history::bytes(row))? + sum(&db.remembered, |row| row.len())?)
+        at.next = None;
+        at.up_to = row.to_vec();
+        if clock::now() >= until || batch.len() >= limits::STORED_COUNT_STEP_ROWS {
+            all = false;
+            break;
+        }
+    }
+    let all = all && failed.is_none();
+    if all {
+        batch.insert(&db.slots, &key(slot), &db.value(&encode(applied, &at.services)?));
+    }
+    if !batch.is_empty() {
+        engine.commit(db, batch)?;
+    }
+    *counted = (!all).then_some(at);
+    failed.map_or(Ok(all), Err)
+}
+
+/// A step of a count.
+struct Counting<'a> {
+    db: &'a Db,
+    snapshot: &'a Snapshot,
+    slot: SlotId,
+    until: Instant,
+}
+
+impl Counting<'_> {
+    /// Bytes of a session's rows, besides its state, as far as they can be read; `None`: it goes on from `next`.
+    fn kept(&self, number: u64, next: &mut Option<Session>) -> Result<Option<u64>, StateError> {
+        let begun = next.take().filter(|begun| begun.number == number);
+        let new = || Session { number, in_history: false, after: None, bytes: 0 };
+        let mut at = begun.unwrap_or_else(new);
+        if !at.in_history {
+            if !self.rows(&self.db.remembered, |row| row.len(), &mut at)? {
+                *next = Some(at);
+                return Ok(None);
+            }
+            (at.in_history, at.after) = (true, None);
+        }
+        let all = self.rows(&self.db.history, |row| history::bytes(row), &mut at)?;
+        let bytes = at.bytes;
+        *next = (!all).then_some(at);
+        Ok(all.then_some(bytes))
+    }
+
+    /// Whether these were all.
+    fn rows(
+        &self,
+        keyspace: &Keyspace,
+        bytes: fn(&Slice) -> usize,
+        at: &mut Session,
+    ) -> Result<bool, StateError> {
+        let prefix = keys::number(self.slot, at.number);
+        let range = behind(&prefix, at.after.as_deref());
+        for row in self.snapshot.range(keyspace, range).by_key() {
+            let fault = |e: DbError| warn(self.slot, read_fault(keyspace, &e));
+            match row {
+                Ok((key, value)) => {
+                    match value {
+                        Ok(value) => at.bytes += (key.len() + bytes(&value)) as u64,
+                        Err(error) => fault(error)?,
+                    }
+                    at.after = Some(key.to_vec());
+                }
+                // What comes after it can't be found.
+                Err(error) => {
+                    fault(error)?;
+                    return Ok(true);
+                }
+            }
+            if clock::now() >= self.until {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
 }
 
 fn with_prefix(prefix: &[u8]) -> Range {
+    behind(prefix, None)
+}
+
+/// The keys that start with `prefix`, after `after`.
+fn behind(prefix: &[u8], after: Option<&[u8]>) -> Range {
     let end = keys::after_prefix(prefix).map_or(Bound::Unbounded, Bound::Excluded);
-    (Bound::Included(prefix.to_vec()), end)
+    let included = || Bound::Included(prefix.to_vec());
+    (after.map_or_else(included, |after| Bound::Excluded(after.to_vec())), end)
 }
 
 /// Puts behind a head what its session has.
@@ -228,13 +437,13 @@ pub(super) fn put_behind(head: &mut Vec<u8>, kept: u64) -> Result<(), StateError
     Ok(())
 }
 
-/// A head with what is behind it.
-fn read_head(value: &[u8]) -> Result<(Head, Option<u64>), String> {
+/// A head with what is behind it, and how long the value is without.
+fn read_head(value: &[u8]) -> Result<(Head, Option<u64>, usize), String> {
     let read = postcard::take_from_bytes(plain(value)?);
     let (head, behind) = read.map_err(|e| format!("a value does not decode: {e}"))?;
     let kept = match behind.split_first() {
         Some((&FORMAT, kept)) => postcard::from_bytes(kept).ok(),
         _ => None,
     };
-    Ok((head, kept))
+    Ok((head, kept, value.len() - behind.len()))
 }

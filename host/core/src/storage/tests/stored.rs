@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::{
+    database::Health,
+    error::StateError,
     state::{rows::Rows, stored::StoredByService},
     storage::state::keys,
 };
@@ -10,6 +12,17 @@ const SLOTS: SlotId = 4;
 
 fn stored(dir: &DataDir, slot: SlotId) -> Option<StoredByService> {
     dir.state().stored(slot).unwrap()
+}
+
+/// Counts a slot to the end.
+fn count(dir: &DataDir, slot: SlotId) {
+    let until = crate::clock::now() + std::time::Duration::from_secs(60);
+    assert!(dir.state().count_stored(slot, until).unwrap());
+}
+
+/// Counts a slot, by one step.
+fn step(dir: &DataDir, slot: SlotId) -> bool {
+    dir.state().count_stored(slot, crate::clock::now()).unwrap()
 }
 
 /// Row by row.
@@ -106,7 +119,7 @@ async fn a_directory_of_the_version_before_is_counted() {
     let mut slot = Slot::start(&dir, 0).await;
     for n in 0..SLOTS {
         assert_eq!(stored(&dir, n), None);
-        dir.state().count_stored(n).unwrap();
+        count(&dir, n);
         check(&dir, n);
         assert_eq!(stored(&dir, n).as_ref(), Some(&sums[usize::from(n)]));
     }
@@ -126,7 +139,7 @@ async fn a_directory_of_the_version_before_is_counted() {
     db.slots.put_raw(&key, &db.value(&postcard::to_allocvec(&meta).unwrap()));
     drop(db);
     assert_eq!(stored(&dir, 0), None);
-    dir.state().count_stored(0).unwrap();
+    count(&dir, 0);
     check(&dir, 0);
 }
 
@@ -144,7 +157,115 @@ async fn a_slot_that_was_loaded_whole_is_counted() {
     assert_eq!(stored(&copy, 1), None, "it is not whole");
     copy.state().apply(1, &Changes::default(), view.meta()).unwrap();
     assert_eq!(stored(&copy, 1), None);
-    copy.state().count_stored(1).unwrap();
+    count(&copy, 1);
     check(&copy, 1);
     assert_eq!(counted(&copy, 1).0, counted(&dir, 1).0);
+}
+
+/// A slot that is written to all the time would never be counted, or wrongly.
+#[tokio::test]
+async fn a_count_goes_on_beside_writes() {
+    let home = scratch();
+    populate(home.path(), 60, true).await;
+    let dir = open(home.path());
+    as_before(&dir);
+    let mut slot = Slot::start(&dir, 0).await;
+    let names: Vec<_> = dir.state().sessions(0, &session("x").service, "", None, 9).unwrap();
+    let names: Vec<_> = names.iter().map(|(id, _)| id.as_str().to_owned()).collect();
+    assert!(names.len() > 3);
+    // Every step looks at a row, and something is written behind each.
+    let mut steps = 0;
+    while !step(&dir, 0) {
+        steps += 1;
+        assert!(steps < 10_000);
+        assert_eq!(stored(&dir, 0), None, "it is not whole");
+        if steps > 40 {
+            continue;
+        }
+        let name = &names[steps % names.len()];
+        let mut records = vec![slot.message(&dir, name, b"more", vec![write("k", "v")])];
+        if steps % 7 == 3 {
+            records.extend(slot.delete(&dir, &names[steps % 2]));
+        }
+        if steps % 5 == 0 {
+            records.push(slot.message(&dir, &format!("new-{steps}"), b"new", vec![]));
+        }
+        slot.commit(&dir, records).await;
+        slot.flush(&dir).await;
+    }
+    assert!(steps > 40, "{steps}");
+    check(&dir, 0);
+    // What came to each is known, too.
+    for name in &names {
+        let Some(delete) = slot.delete(&dir, name) else { continue };
+        slot.commit(&dir, vec![delete]).await;
+        slot.flush(&dir).await;
+        check(&dir, 0);
+    }
+}
+
+/// A node would end at each start, for the sake of a number.
+#[tokio::test]
+async fn damage_is_left_out_of_a_count_and_does_not_end_the_node() {
+    let home = scratch();
+    populate(home.path(), 60, true).await;
+    let dir = open(home.path());
+    as_before(&dir);
+    let service = session("x").service;
+    let heads = dir.state().sessions(0, &service, "", None, 9).unwrap();
+    let (bad, head) = heads[1].clone();
+    let key = SessionKey { service: service.clone(), session: bad.clone() };
+    let row = keys::session(0, &key);
+    dir.engine_for_test().open_db().unwrap().heads.put_raw(&row, &[1, 0xff]);
+    count(&dir, 0);
+    assert_eq!(stored(&dir, 0).unwrap()[&service].sessions, heads.len() as u64 - 1);
+    // It is written over by one who has it in memory.
+    let mut slot = Slot::start(&dir, 0).await;
+    slot.heads.insert(key.clone(), head);
+    let record = slot.message(&dir, bad.as_str(), b"more", vec![]);
+    slot.commit(&dir, vec![record]).await;
+    slot.flush(&dir).await;
+    assert_eq!(stored(&dir, 0), None);
+    count(&dir, 0);
+    check(&dir, 0);
+    assert_eq!(*dir.health().borrow(), Health::Ready);
+}
+
+/// Who looks for damage must be able to say where it is.
+#[tokio::test]
+async fn a_look_says_what_does_not_decode_and_does_not_end_the_node() {
+    let home = scratch();
+    populate(home.path(), 60, true).await;
+    let dir = open(home.path());
+    let service = session("x").service;
+    let heads = dir.state().sessions(0, &service, "", None, 9).unwrap();
+    let [history, values, bad] = [0, 1, 2].map(|n| heads[n].1.session_number);
+    {
+        let db = dir.engine_for_test().open_db().unwrap();
+        let first = |rows: crate::database::rows::Rows| rows.map(Result::unwrap).next().unwrap().0;
+        let key = first(db.history.prefix(&keys::number(0, history)));
+        db.history.put_raw(&key, &[1, 0xff, 0xff]);
+        let key = first(db.state.prefix(&keys::number(0, values)));
+        db.state.put_raw(&key, &[77]);
+        let key = SessionKey { service: service.clone(), session: heads[2].0.clone() };
+        db.heads.put_raw(&keys::session(0, &key), &[]);
+    }
+    let view = dir.state().look(0).unwrap();
+    let key = SessionKey { service: service.clone(), session: heads[2].0.clone() };
+    let damage = [
+        view.history(history, 0, 9, 99).map(drop),
+        view.values(values, None, 9, 99).map(drop),
+        view.head(&key).map(drop),
+        view.sessions(&service, None, 9).map(drop),
+        view.page(Rows::History, None, usize::MAX).map(drop),
+    ];
+    for read in damage {
+        assert!(matches!(read, Err(StateError::Corrupt(_))), "{read:?}");
+    }
+    assert!(view.history(bad, 0, 9, usize::MAX).is_ok());
+    assert_eq!(*dir.health().borrow(), Health::Ready);
+    // Whoever serves it does not go on.
+    let view = dir.state().view(0).unwrap();
+    assert!(view.history(history, 0, 9, 99).is_err());
+    assert!(matches!(*dir.health().borrow(), Health::Corrupt(_)));
 }

@@ -190,10 +190,17 @@ struct Compiler {
     version: String,
 }
 
+/// # Errors
+/// That cargo can't be run, and where it is had from.
+pub(super) fn check_cargo(dir: &Path) -> anyhow::Result<()> {
+    output(cargo(dir).arg("--version"))
+        .with_context(|| format!("cargo does not run here; {GET_RUSTUP}"))?;
+    Ok(())
+}
+
 impl Compiler {
     fn find(dir: &Path) -> anyhow::Result<Self> {
-        output(cargo(dir).arg("--version"))
-            .with_context(|| format!("cargo does not run here; {GET_RUSTUP}"))?;
+        check_cargo(dir)?;
         let rustc = || {
             let mut rustc = Command::new("rustc");
             rustc.current_dir(dir);
