@@ -58,10 +58,10 @@ fn strangers_stay_outside(level: Level, own: &str) {
             "it speaks protocol OWN, this node 0 to 0",
         ),
         (
-            |o| (o.terms.protocol, o.terms.protocol_oldest) = (9, 8),
+            |o| (o.terms.protocol, o.terms.protocol_oldest) = (99, 98),
             Reason::Protocol,
-            "it speaks protocol 8 to 9, this node OWN",
-            "it speaks protocol OWN, this node 8 to 9",
+            "it speaks protocol 98 to 99, this node OWN",
+            "it speaks protocol OWN, this node 98 to 99",
         ),
     ];
     for (n, (change, reason, ours, theirs)) in changes.into_iter().enumerate() {
@@ -76,7 +76,7 @@ fn strangers_stay_outside(level: Level, own: &str) {
         assert_eq!(sim.processes[stranger].members.borrow().number, 0, "{reason:?}");
         // A node that is refused because the others are too old for its cluster is right: it waits
         // for them to leave.
-        let waits = theirs.ends_with("this node 8 to 9");
+        let waits = theirs.ends_with("this node 98 to 99");
         let certain = !waits && !matches!(reason, Reason::Cluster | Reason::Secret);
         match sim.fatal(stranger) {
             Some(Fatal::Refused(refusal)) => assert!(certain && refusal.reason == reason),
