@@ -61,7 +61,7 @@ pub struct NodeOptions {
 }
 
 /// The newest feature level of the slotd under test.
-pub const NEWEST_LEVEL: u64 = 7;
+pub const NEWEST_LEVEL: u64 = 8;
 
 /// Where a running node listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
