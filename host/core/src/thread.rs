@@ -4,8 +4,14 @@
 
 use std::{
     io,
-    thread::{Builder, JoinHandle},
+    thread::{Builder, JoinHandle, available_parallelism},
 };
+
+/// Processors that this process may use, as far as the system says; else 1.
+#[must_use]
+pub fn processors() -> usize {
+    available_parallelism().map_or(1, usize::from)
+}
 
 /// Starts a thread. Its panic is fatal, as [`crate::telemetry::panics`] says.
 ///

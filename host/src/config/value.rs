@@ -371,8 +371,7 @@ pub fn default_memory_total() -> u64 {
 
 /// Half of the cores available to this process, at least one.
 pub fn default_long_threads() -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    (cores / 2).clamp(1, limits::LONG_THREADS_MAX)
+    (crate::thread::processors() / 2).clamp(1, limits::LONG_THREADS_MAX)
 }
 
 impl fmt::Display for Value {

@@ -8,6 +8,7 @@ use crate::{
     message::Client,
     names::{ServiceName, SessionId, SessionKey},
     node::{Incoming, Node, Pending, Sent, SessionInfo},
+    quota::usage::Amounts,
     router::Routed,
 };
 use std::{collections::VecDeque, sync::Arc};
@@ -86,32 +87,24 @@ impl Backend {
     }
     /// Counts bytes that were sent to a client, of those who have an account here.
     pub(super) fn sent(&self, service: &ServiceName, client: Option<&Arc<Client>>, bytes: usize) {
-        match self {
-            Self::Node(node) => {
-                node.metered().add(service, client.map(|client| &**client), |sum| {
-                    sum.bytes_sent += bytes as u64
-                })
-            }
-            #[cfg(test)]
-            Self::Fake(_) => {}
-        }
+        self.count(service, client.map(|client| &**client), |sum| sum.bytes_sent += bytes as u64);
     }
     /// Counts what a limit has refused.
     pub(super) fn refused(&self, service: &ServiceName, client: Option<&Client>) {
-        match self {
-            Self::Node(node) => node.metered().refused(service, client),
-            #[cfg(test)]
-            Self::Fake(_) => {}
-        }
+        self.count(service, client, |sum| sum.refused += 1);
     }
     /// Counts bytes of a query that was answered, which no slot keeps.
     pub(super) fn asked(&self, service: &ServiceName, client: Option<&Arc<Client>>, bytes: usize) {
+        self.count(service, client.map(|client| &**client), |sum| sum.bytes_in += bytes as u64);
+    }
+    fn count(
+        &self,
+        service: &ServiceName,
+        client: Option<&Client>,
+        add: impl FnOnce(&mut Amounts),
+    ) {
         match self {
-            Self::Node(node) => {
-                node.metered().add(service, client.map(|client| &**client), |sum| {
-                    sum.bytes_in += bytes as u64
-                })
-            }
+            Self::Node(node) => node.metered().add(service, client, add),
             #[cfg(test)]
             Self::Fake(_) => {}
         }

@@ -16,8 +16,8 @@ pub(super) struct Audits {
 
 impl Default for Audits {
     fn default() -> Self {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = Arc::new(Semaphore::new(limits::replay_threads(processors)));
+        let threads = limits::replay_threads(crate::thread::processors());
+        let threads = Arc::new(Semaphore::new(threads));
         Self { jobs: Mutex::default(), threads }
     }
 }

@@ -293,7 +293,7 @@ impl Node {
             }),
         });
         let view = ring::View::new(1, [options.name.clone()]);
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = crate::thread::processors();
         if loads.is_some() {
             context.plugins.budget().share_out();
         }

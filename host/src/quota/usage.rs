@@ -72,12 +72,6 @@ impl NodeUsage {
         with_account(client, |account| self.usage.add(service.as_str(), account, add));
     }
 
-    /// Counts a message that a limit has refused.
-    #[allow(dead_code, reason = "limits are wired to it")]
-    pub fn refused(&self, service: &ServiceName, client: Option<&Client>) {
-        self.add(service, client, |amounts| amounts.refused += 1);
-    }
-
     /// Takes over what is stored now; it blocks.
     pub fn stored(&self, here: StoredByService, everywhere: StoredByService, now: Instant) {
         let before = self.looked.read().at;

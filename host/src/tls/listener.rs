@@ -16,10 +16,8 @@ use rustls::{
 use sha2::{Digest as _, Sha256};
 use std::{
     future::{pending, ready},
-    num::NonZero,
     path::PathBuf,
     sync::Arc,
-    thread::available_parallelism,
 };
 use tokio::{sync::Semaphore, time::timeout};
 
@@ -189,7 +187,7 @@ impl ListenerTls {
         let ticketer = ticketer()?;
         let current = files.load(&ticketer)?;
         // Others than handshakes always have a thread.
-        let threads = available_parallelism().map_or(1, NonZero::get);
+        let threads = crate::thread::processors();
         let tls = Self(Arc::new(Inner {
             listener,
             files,

@@ -124,6 +124,5 @@ fn prepare(arguments: Arguments) -> io::Result<()> {
 
 /// Threads that compile one component.
 pub(super) fn threads() -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    cores.min(limits::COMPILE_THREADS_MAX)
+    crate::thread::processors().min(limits::COMPILE_THREADS_MAX)
 }

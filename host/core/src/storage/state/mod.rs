@@ -177,25 +177,10 @@ impl StateStore for DiskState {
         limit: usize,
         bytes_max: usize,
     ) -> Result<Vec<Arc<Entry>>, StateError> {
-        let mut out = Vec::new();
-        let Some(first) = after.checked_add(1).filter(|_| limit > 0) else { return Ok(out) };
+        let Some(first) = after.checked_add(1).filter(|_| limit > 0) else { return Ok(Vec::new()) };
         let db = self.db()?;
         let from = Bound::Included(keys::history(slot, session, first).to_vec());
-        let (mut bytes, mut reached) = (0, after);
-        for piece in self.pieces(&db, &keys::number(slot, session), from) {
-            for entry in piece? {
-                if entry.seq <= reached {
-                    continue;
-                }
-                reached = entry.seq;
-                bytes += entry_bytes(&entry);
-                out.push(entry);
-                if out.len() >= limit || bytes >= bytes_max {
-                    return Ok(out);
-                }
-            }
-        }
-        Ok(out)
+        gather(self.pieces(&db, &keys::number(slot, session), from), after, limit, bytes_max)
     }
 
     fn history_back(
@@ -542,6 +527,31 @@ fn write_by(
     let meta = postcard::to_allocvec(meta).map_err(broken)?;
     to.batch.insert(&db.slots, &keys::slot(slot), &db.value(&meta));
     Ok(engine.commit(db, to.batch)?)
+}
+
+/// The entries behind `after` of a history's pieces, which may have some twice: up to `limit`, at least 1, or to about so many
+/// bytes.
+fn gather(
+    pieces: impl Iterator<Item = Result<Vec<Arc<Entry>>, StateError>>,
+    after: u64,
+    limit: usize,
+    bytes_max: usize,
+) -> Result<Vec<Arc<Entry>>, StateError> {
+    let (mut out, mut bytes, mut reached) = (Vec::new(), 0, after);
+    for piece in pieces {
+        for entry in piece? {
+            if entry.seq <= reached {
+                continue;
+            }
+            reached = entry.seq;
+            bytes += entry_bytes(&entry);
+            out.push(entry);
+            if out.len() >= limit || bytes >= bytes_max {
+                return Ok(out);
+            }
+        }
+    }
+    Ok(out)
 }
 
 /// Bytes of an entry, about: what was sent and what was answered.

@@ -1,6 +1,6 @@
 //! A slot's rows in the database: read at one moment, or removed.
 
-use super::{DiskState, decode, decode_slot, entry_bytes, history, keys, plain};
+use super::{DiskState, decode, decode_slot, gather, history, keys, plain};
 use crate::{
     database::{
         db::Db,
@@ -187,28 +187,16 @@ impl SlotView for View {
         limit: usize,
         bytes_max: usize,
     ) -> Result<Vec<Arc<Entry>>, StateError> {
-        let mut out = Vec::new();
-        let Some(first) = after.checked_add(1).filter(|_| limit > 0) else { return Ok(out) };
+        let Some(first) = after.checked_add(1).filter(|_| limit > 0) else { return Ok(Vec::new()) };
         let db = self.db()?;
         let end = keys::after_prefix(&keys::number(self.slot, session));
         let start = Bound::Included(keys::history(self.slot, session, first).to_vec());
         let rows = (start, end.map_or(Bound::Unbounded, Bound::Excluded));
-        let (mut bytes, mut reached) = (0, after);
-        for row in self.snapshot.range(&db.history, rows) {
+        let pieces = self.snapshot.range(&db.history, rows).map(|row| {
             let (_, row) = row.map_err(|e| self.on().read_error(&db.history, &e))?;
-            for entry in history::read(self.on(), &db, &self.snapshot, &row)? {
-                if entry.seq <= reached {
-                    continue;
-                }
-                reached = entry.seq;
-                bytes += entry_bytes(&entry);
-                out.push(entry);
-                if out.len() >= limit || bytes >= bytes_max {
-                    return Ok(out);
-                }
-            }
-        }
-        Ok(out)
+            history::read(self.on(), &db, &self.snapshot, &row)
+        });
+        gather(pieces, after, limit, bytes_max)
     }
 
     fn values(
