@@ -10,7 +10,7 @@ mod tests;
 use crate::limits;
 use pattern::Pattern;
 use serde_json::{Map, Number, Value};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 /// A schema, read.
 #[derive(Clone, Debug)]
@@ -110,9 +110,15 @@ impl Schema {
     /// # Errors
     /// What is wrong with it, or not known here, with its place.
     pub fn parse(document: &Value, place: &str) -> Result<Self, String> {
-        let mut reading = Reading { document, parts: Vec::new(), known: HashMap::new(), depth: 0 };
+        let mut reading =
+            Reading { document, known: HashMap::new(), unread: VecDeque::new(), depth: 0 };
         let root = reading.part(place.to_owned())?;
-        let mut schema = Self { parts: reading.parts, root, depths: Vec::new() };
+        let mut parts = Vec::new();
+        while let Some((place, depth)) = reading.unread.pop_front() {
+            reading.depth = depth;
+            parts.push(reading.read(&place)?);
+        }
+        let mut schema = Self { parts, root, depths: Vec::new() };
         schema.depths = schema.find_depths();
         if schema.depths[root].is_none() {
             return Err("no value fits it: it contains itself without an end".into());
@@ -168,43 +174,49 @@ impl Part {
     }
 }
 
+fn shown(place: &str) -> String {
+    if place.is_empty() { "#".to_owned() } else { format!("#{place}") }
+}
+
 struct Reading<'a> {
     document: &'a Value,
-    parts: Vec<Part>,
-    /// By place: a schema may refer to one that contains it.
+    /// Which part a place is: a schema may refer to one that contains it.
     known: HashMap<String, usize>,
+    /// Places, each with its depth, in the order of the parts that they become: read one after the other, since one in the
+    /// other would use up the stack.
+    unread: VecDeque<(String, usize)>,
     /// Of the part that is read, in parts.
     depth: usize,
 }
 
 impl Reading<'_> {
+    /// Which part a place is, which is read later.
     fn part(&mut self, place: String) -> Result<usize, String> {
         if let Some(known) = self.known.get(&place) {
             return Ok(*known);
         }
-        let shown = if place.is_empty() { "#".to_owned() } else { format!("#{place}") };
-        let at = self.parts.len();
+        let at = self.known.len();
         if at >= limits::SIM_SCHEMA_PARTS_MAX {
             return Err(format!("it has more than {} parts", limits::SIM_SCHEMA_PARTS_MAX));
         }
-        let missing = || format!("{shown}: there is no such place in the document");
-        let document = self.document;
-        let value = document.pointer(&place).ok_or_else(missing)?;
-        self.known.insert(place.clone(), at);
-        self.parts.push(Part::default());
-        self.depth += 1;
-        if self.depth > limits::SIM_SCHEMA_NESTING_MAX {
-            let most = limits::SIM_SCHEMA_NESTING_MAX;
+        let (depth, most) = (self.depth + 1, limits::SIM_SCHEMA_NESTING_MAX);
+        if depth > most {
+            let shown = shown(&place);
             return Err(format!("{shown}: more than {most} parts lead to it, one in the other"));
         }
-        let part = match value {
-            Value::Bool(allows) => Part { allows: Some(*allows), ..Part::default() },
-            Value::Object(members) => self.object(&place, &shown, members)?,
-            _ => return Err(format!("{shown}: a schema is an object, true or false")),
-        };
-        self.depth -= 1;
-        self.parts[at] = part;
+        self.known.insert(place.clone(), at);
+        self.unread.push_back((place, depth));
         Ok(at)
+    }
+
+    fn read(&mut self, place: &str) -> Result<Part, String> {
+        let (shown, document) = (shown(place), self.document);
+        match document.pointer(place) {
+            Some(Value::Bool(allows)) => Ok(Part { allows: Some(*allows), ..Part::default() }),
+            Some(Value::Object(members)) => self.object(place, &shown, members),
+            Some(_) => Err(format!("{shown}: a schema is an object, true or false")),
+            None => Err(format!("{shown}: there is no such place in the document")),
+        }
     }
 
     fn object(

@@ -8,16 +8,27 @@ fn schema(value: &Value) -> Schema {
     Schema::parse(value, "").unwrap_or_else(|why| panic!("{value}: {why}"))
 }
 
-/// One that leads to itself, or on and on, would use up the stack.
+/// One that leads to itself, or on and on, would use up the stack: a quarter of a thread's is enough.
 #[test]
 fn schemas_that_go_on_and_on_are_bounded() {
-    let endless = schema(&json!({"anyOf": [{"$ref": "#"}, {"type": "string"}]}));
-    assert!(!endless.allows(&json!(1)));
-    let most = 2 * limits::SIM_SCHEMA_NESTING_MAX;
-    let chain = (0..most).map(|n| (n.to_string(), json!({"$ref": format!("#/$defs/{}", n + 1)})));
-    let document = json!({"$ref": "#/$defs/0", "$defs": chain.collect::<serde_json::Map<_, _>>()});
-    let refused = Schema::parse(&document, "").map(|_| ()).unwrap_err();
-    assert!(refused.contains("one in the other"), "{refused}");
+    let check = || {
+        let endless = schema(&json!({"anyOf": [{"$ref": "#"}, {"type": "string"}]}));
+        assert!(!endless.allows(&json!(1)));
+        let chain = |of: usize| {
+            let refer = |n| (format!("{n}"), json!({"$ref": format!("#/$defs/{}", n + 1)}));
+            let mut parts = (0..of).map(refer).collect::<Map<_, _>>();
+            parts.insert(of.to_string(), json!({"type": "string"}));
+            json!({"$ref": "#/$defs/0", "$defs": parts})
+        };
+        // The document itself and the last part are two.
+        let longest = limits::SIM_SCHEMA_NESTING_MAX - 2;
+        let most = schema(&chain(longest));
+        assert!(most.allows(&json!("")) && !most.allows(&json!(1)));
+        let refused = Schema::parse(&chain(longest + 1), "").map(|_| ()).unwrap_err();
+        assert!(refused.contains("one in the other"), "{refused}");
+    };
+    let thread = std::thread::Builder::new().stack_size(512 << 10).spawn(check).unwrap();
+    thread.join().unwrap();
 }
 
 /// As the specification says, one keyword after the other: what is made is held against this.
