@@ -332,7 +332,7 @@ impl Replay {
             tx.end_phase();
         }
         let message = Incoming {
-            id: entry.id.clone(),
+            id: entry.sent_key().map(str::to_owned),
             sender: entry.sender.clone(),
             content_type: entry.content_type.clone(),
             body: entry.body.clone(),

@@ -6,7 +6,7 @@ use crate::{
     error::{Cause, Code, Error},
     level::{EFFECTS_FROM, HTTP_FROM, IDENTITY_FROM},
     limits,
-    log::record::{Activate, DeploymentId, Entry, Event, Head, Message, Pin, Record},
+    log::record::{Activate, DeploymentId, Entry, Event, Head, Message, Pin, Record, kept_key},
     message::{Answer, Consistency, Incoming, Sent},
     names::{ServiceName, SessionKey},
     operation::{self, Operation as _},
@@ -244,6 +244,8 @@ impl Shell {
         session.head.pinned = choice.pinned;
         // The call is over: nobody else has it.
         let Incoming { id, sender, content_type, body, .. } = Arc::unwrap_or_clone(message);
+        let by = origin.as_deref().and_then(Origin::client).map(|client| &**client);
+        let id = id.map(|id| kept_key(id, by, self.context.level.get()));
         let entry = Arc::new(Entry {
             seq,
             id,

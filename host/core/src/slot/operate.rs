@@ -5,7 +5,7 @@ use crate::{
     error::{Cause, Code, Error},
     level::ENTERED_FROM,
     limits,
-    log::record::{Delete, Entry, Head, Record, Write},
+    log::record::{Delete, Entry, Head, Record, Write, kept_key},
     message::{Consistency, Purged, Sent},
     names::SessionKey,
     operation::{Operate, ReadState, Reset},
@@ -242,7 +242,10 @@ impl Shell {
         for (seq, imported) in (after + 1..).zip(history) {
             let mut entry = imported.entry(seq);
             // Not everyone could read it.
-            entry.origin = entry.origin.filter(|it| self.context.level.get() >= it.level());
+            let level = self.context.level.get();
+            entry.origin = entry.origin.filter(|it| level >= it.level());
+            let id = entry.id.take();
+            entry.id = id.map(|id| kept_key(id, entry.client().map(|client| &**client), level));
             let entry = Arc::new(entry);
             let fingerprint = records::fingerprint(&entry.content_type, &entry.body);
             self.append(&mut session, entry, fingerprint, Written::default());
