@@ -91,6 +91,11 @@ pub const RESEAL_LOOK_DONE: Duration = Duration::from_secs(20);
 pub const RESEAL_SLOTS_AT_A_TIME: usize = 2;
 /// After which time a slot that was asked to is asked again: longer than most snapshots take. Asking for nothing costs little.
 pub const RESEAL_ASK_AGAIN: Duration = Duration::from_secs(30);
+/// Subjects of a service whose sessions are counted in a slot: some 30 KiB, which each flush of the slot writes. Sessions of those that
+/// come later count as nobody's.
+pub const STORED_SUBJECTS_MAX: usize = 1_024;
+/// Subjects of all services whose sums a node has in memory, and tells others of every half minute: some 2 MB. A quarter more at times.
+pub const STORED_SUBJECTS_SUMS_MAX: usize = 16_384;
 /// How long a write of a slot waits for a count of what the slot stores, and how many rows a step of it writes at most.
 pub const STORED_COUNT_STEP_TIME: Duration = Duration::from_millis(20);
 pub const STORED_COUNT_STEP_ROWS: usize = 1_024;

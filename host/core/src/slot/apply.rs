@@ -20,6 +20,7 @@ use crate::{
         Reply,
         answers::Held,
         calls::Done,
+        kept::check_growth,
         mail::Serve,
         overlay::Transaction,
         records::{fingerprint, new_record, reply_to},
@@ -157,11 +158,8 @@ impl Shell {
         }
         // What effects lead to is kept already: to refuse it would only have it tried again.
         let is_of_client = came.is_none();
-        if is_of_client
-            && let Err(what) =
-                self.context.quota.check_stored(&session.key.service, !session.exists())
-        {
-            return (session, Err(Error::of(Cause::Quota, what)));
+        if is_of_client && let Err(error) = self.check_stored(&session, client.as_deref()) {
+            return (session, Err(error));
         }
         let key = session.key.clone();
         let seq = session.head.seq + 1;
@@ -537,22 +535,6 @@ impl Shell {
         }
         let effects = session.load_effects(&*self.context.store, self.slot)?;
         Ok(effects.removal())
-    }
-}
-
-/// A session that has as much state as it may does not grow; it may shrink.
-fn check_growth(tx: &mut Transaction, max: u64) -> Result<(), Error> {
-    match tx.state_bytes() {
-        Ok((before, after)) if after > max && after > before => Err(Error::of(
-            Cause::Quota,
-            format!(
-                "the session's state would have {after} bytes, and may have {max} \
-                 (`limits.session.stored`); nothing was kept"
-            ),
-        )),
-        Ok(_) => Ok(()),
-        Err(StateFault::Store(error)) => Err(error.into()),
-        Err(fault) => Err(Error::internal(fault.to_string())),
     }
 }
 
