@@ -144,6 +144,20 @@ impl Node {
         taken.map_err(|e| Error::internal(format!("what is stored could not be kept: {e}")))
     }
 
+    /// How many sessions of a service the slots of all nodes have, as far as they are counted: no row of theirs is read for it.
+    pub(super) async fn stored_sessions(&self, service: &ServiceName) -> Result<u64, Error> {
+        let (mut all, _) = self.stored_here(Look::Known).await?;
+        let all_know = self.context.level.get() >= IDENTITY_FROM;
+        if let Some(cluster) = self.cluster.as_ref().filter(|_| all_know) {
+            for (_, answer) in cluster.ask_all(&ControlRequest::Stored).await {
+                if let Ok(ControlResponse::Stored(theirs)) = answer {
+                    add_all(&mut all, theirs);
+                }
+            }
+        }
+        Ok(all.get(service).map_or(0, |of| of.all.sessions))
+    }
+
     /// Writes what was counted.
     pub(super) async fn write_usage(&self) {
         let usage = self.usage.clone();

@@ -183,8 +183,7 @@ impl Job {
         let view = self.parts.store.look(slot)?;
         let applied = view.meta().applied;
         let before = self.seen.lock().insert(slot, applied);
-        let is_half =
-            || Ok::<_, StateError>(!view.sessions(&self.parts.service, None, 1)?.is_empty());
+        let is_half = || Ok::<_, StateError>(!view.heads(&self.parts.service, None, 1)?.is_empty());
         if before.is_some_and(|before| applied < before) || (applied == 0 && is_half()?) {
             return Err(StateError::Unavailable("it has moved, and is loaded anew".into()));
         }
@@ -195,7 +194,7 @@ impl Job {
         let view = self.view(slot)?;
         let mut after = None;
         loop {
-            let page = view.sessions(&self.parts.service, after.as_ref(), HEADS)?;
+            let page = view.heads(&self.parts.service, after.as_ref(), HEADS)?;
             if page.is_empty() || self.progress.is_over() {
                 return Ok(());
             }
@@ -283,12 +282,12 @@ impl Job {
             let view = self.view(slot)?;
             let begun = crate::clock::now();
             while begun.elapsed() < limits::REPLAY_VIEW_TIME {
-                let page = view.sessions(&self.parts.service, after.as_ref(), HEADS)?;
+                let page = view.heads(&self.parts.service, after.as_ref(), HEADS)?;
                 if page.is_empty() {
                     return Ok(true);
                 }
                 for (session, head) in page {
-                    if !self.session(checker, &*view, session.clone(), &head).await {
+                    if !self.session(checker, &*view, session.clone(), head).await? {
                         return Ok(false);
                     }
                     after = Some(session);
@@ -315,30 +314,36 @@ impl Job {
             let service = self.parts.service.clone();
             let key = SessionKey { service, session };
             // It may have been deleted.
-            let Some(head) = view.head(&key)? else { continue };
-            if !self.session(checker, &*view, key.session, &head).await {
+            let Some(head) = view.head(&key).transpose() else { continue };
+            if !self.session(checker, &*view, key.session, head).await? {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// `false`: there is no time for it.
+    /// `false`: there is no time for it. Where its head is damaged, that is found, and the others are looked at all the same.
     async fn session(
         &self,
         checker: &mut Checker<'_>,
         view: &dyn SlotView,
         session: SessionId,
-        head: &Head,
-    ) -> bool {
+        head: Result<Head, StateError>,
+    ) -> Result<bool, StateError> {
         if self.progress.is_over() {
-            return false;
+            return Ok(false);
         }
         let key = SessionKey { service: self.parts.service.clone(), session };
-        let checked = checker.check(Stored { view, key: &key, head }).await;
+        let checked = match head {
+            Ok(head) => checker.check(Stored { view, key: &key, head: &head }).await,
+            Err(StateError::Corrupt(why)) => {
+                Checked::Differs(Finding::unreadable(&key.session, why).into())
+            }
+            Err(error) => return Err(error),
+        };
         let mut share = self.share.lock();
         match checked {
-            Checked::Stopped => return false,
+            Checked::Stopped => return Ok(false),
             Checked::Same => share.same += 1,
             Checked::Partly(why) => share.not_compared(&why, key.session.as_str()),
             Checked::Differs(finding) => {
@@ -350,7 +355,7 @@ impl Job {
             }
         }
         share.sessions += 1;
-        true
+        Ok(true)
     }
 }
 

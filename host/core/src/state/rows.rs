@@ -97,6 +97,17 @@ pub trait SlotView: Send + Sync {
         limit: usize,
     ) -> Result<Vec<(SessionId, Head)>, StateError>;
 
+    /// As [`Self::sessions`], for one who looks for damage: a head that can't be made out is one of them.
+    ///
+    /// # Errors
+    /// As above.
+    fn heads(
+        &self,
+        service: &ServiceName,
+        after: Option<&SessionId>,
+        limit: usize,
+    ) -> Result<Vec<(SessionId, Result<Head, StateError>)>, StateError>;
+
     /// As [`StateStore::history`].
     ///
     /// # Errors

@@ -301,6 +301,22 @@ impl DataDir {
         Ok(self.engine.commit(&db, batch)?)
     }
 
+    /// Puts what does not decode in place of a session's head, as damage does.
+    ///
+    /// # Errors
+    /// As any write.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn damage_head(
+        &self,
+        slot: crate::names::SlotId,
+        key: &crate::names::SessionKey,
+    ) -> Result<(), StateError> {
+        let db = self.engine.open_db().map_err(StateError::Unavailable)?;
+        let mut batch = db.batch(1, false);
+        batch.insert(&db.heads, &super::state::keys::session(slot, key), &[1, 0xff]);
+        Ok(self.engine.commit(&db, batch)?)
+    }
+
     /// The session numbers of a slot's rows, without those that are removed.
     #[cfg(test)]
     pub fn rows_by_session(&self, slot: crate::names::SlotId) -> Vec<u64> {

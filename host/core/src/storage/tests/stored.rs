@@ -405,6 +405,10 @@ async fn a_look_says_what_does_not_decode_and_does_not_end_the_node() {
     for read in damage {
         assert!(matches!(read, Err(StateError::Corrupt(_))), "{read:?}");
     }
+    // Where it is: those beside it can be looked at.
+    let found = view.heads(&service, None, 9).unwrap();
+    let sound: Vec<_> = found.iter().map(|(_, head)| head.is_ok()).collect();
+    assert_eq!((sound.len(), sound[..4].to_vec()), (heads.len(), vec![true, true, false, true]));
     assert!(view.history(bad, 0, 9, usize::MAX).is_ok());
     assert_eq!(*dir.health().borrow(), Health::Ready);
     // Whoever serves it does not go on.
