@@ -27,6 +27,7 @@ pub mod outside;
 pub mod page;
 pub mod plugins;
 pub mod raw_socket;
+pub mod replayed;
 pub mod requests;
 pub mod resp;
 pub mod sends;
