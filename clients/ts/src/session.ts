@@ -52,6 +52,11 @@ export interface Reply<T = unknown> {
   idempotencyKey: string;
 }
 
+export interface PastOptions {
+  /** As the session was behind the message of this number. */
+  at?: number;
+}
+
 export interface HistoryOptions extends Call {
   /** A position or number; from the beginning without it. */
   after?: string | number;
@@ -227,10 +232,10 @@ export class Session<T extends Types = any> {
   }
 
   /** Asks the session, which does not change it. */
-  async query(query: Of<T, "query">, options: Call & BodyOptions = {}): Promise<Of<T, "answer">> {
+  async query(query: Of<T, "query">, options: Call & BodyOptions & PastOptions = {}): Promise<Of<T, "answer">> {
     const { bytes, headers } = this.#content(query, options);
     const init = { method: "POST", headers, body: bytes };
-    return this.#read<Of<T, "answer">>(await this.#call("/query", init, options)).body;
+    return this.#read<Of<T, "answer">>(await this.#call("/query" + past(options), init, options)).body;
   }
 
   /** An ephemeral event, to whoever listens now. The service has to allow it. */
@@ -267,8 +272,8 @@ export class Session<T extends Types = any> {
     }
   }
 
-  async describe(call: Call = {}): Promise<Description> {
-    const { bytes } = await this.#call("", {}, call);
+  async describe(call: Call & PastOptions = {}): Promise<Description> {
+    const { bytes } = await this.#call(past(call), {}, call);
     return shaped<Description>(decode(bytes, "application/json") as object);
   }
 
@@ -388,6 +393,8 @@ export class Session<T extends Types = any> {
     return { body: decode(bytes, contentType) as B, contentType };
   }
 }
+
+const past = ({ at }: PastOptions) => (at === undefined ? "" : `?at=${at}`);
 
 /** Also where a page has no `randomUUID`, as on plain HTTP. */
 function newKey(): string {

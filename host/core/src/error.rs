@@ -97,6 +97,10 @@ codes! {
     NotifyRefused = "notify-refused", 403, false;
     /// The position (`after`) belongs, or may belong, to a deleted session of the same name. Start again from `after=0`.
     PositionGone = "position-gone", 410, false;
+    /// The session has not come to that message yet.
+    SeqNotReached = "seq-not-reached", 409, false;
+    /// What the session was at that message can't be made again: the history does not have all that was written, does not come out as it is stored, or takes too long to run. The detail says which.
+    HistoryUnavailable = "history-unavailable", 410, false;
     /// A limit of the service, of the token's subject or of the session is reached: messages, bytes or handlers' time in a time, or sockets at a time. Nothing was kept, and nothing was counted. Retry after `Retry-After`; the detail names the limit.
     RateLimited = "rate-limited", 429, true;
     /// A limit on what the service or the session stores is reached: sessions, or bytes. Nothing was kept. To retry does not help before something was deleted, or the operator allows more.

@@ -1,7 +1,7 @@
 //! Commands on the API: sending messages and reading the results.
 
 use super::{
-    args::{ApiArgs, History, Query, Send, SessionArgs, Sessions},
+    args::{ApiArgs, History, Query, Send, SessionShow, Sessions},
     client::{Answer, encode, plain, query},
     exit::CliError,
     json::{Page, one_line},
@@ -131,7 +131,8 @@ fn content_type_of(given: &str) -> Result<&str, CliError> {
 }
 
 pub async fn ask(args: Query, json: bool) -> Result<(), CliError> {
-    let path = session_path(&args.service, &args.session, "/query")?;
+    let at = query(&[("at", args.at.map(|at| at.to_string()))]);
+    let path = session_path(&args.service, &args.session, "/query")? + &at;
     let client = args.api.client()?;
     let (body, content_type) = body(args.body, args.content_type)?;
     let headers = [("content-type", content_type_of(&content_type)?)];
@@ -256,8 +257,9 @@ fn session_row(session: &Value) -> Vec<String> {
     ]
 }
 
-pub async fn show(args: SessionArgs, json: bool) -> Result<(), CliError> {
-    let path = session_path(&args.service, &args.session, "")?;
+pub async fn show(args: SessionShow, json: bool) -> Result<(), CliError> {
+    let at = query(&[("at", args.at.map(|at| at.to_string()))]);
+    let path = session_path(&args.service, &args.session, "")? + &at;
     let answer = args.api.client()?.get(&path).await?.json()?;
     if json {
         return output::line(&answer.to_string());

@@ -10,6 +10,7 @@ mod maintenance;
 mod memory;
 mod messages;
 mod operate;
+mod past;
 mod past_swaps;
 mod removal;
 mod requester;
@@ -73,7 +74,7 @@ use crate::{
         usage::{Ask, NodeUsage, UsageShare},
     },
     registry::{Changes, Placement, Registry},
-    replay::{AuditShare, AuditSpec},
+    replay::{AuditShare, AuditSpec, PastRuns},
     ring,
     router::{Routed, Router},
     rpc::Peers,
@@ -127,6 +128,8 @@ pub struct Node {
     stragglers: Mutex<HashMap<ServiceName, Arc<Swap>>>,
     /// Histories that are run again.
     audits: Arc<audits::Audits>,
+    /// Sessions that are shown as they were.
+    past: PastRuns,
     /// One deploy or rollback of a service at a time, until it is durable.
     deploying: Turns,
     stopping: watch::Sender<bool>,
@@ -355,6 +358,7 @@ impl Node {
             past_swaps: Arc::new(PastSwaps::open(data_dir.clone())),
             stragglers: Mutex::default(),
             audits: Arc::default(),
+            past: PastRuns::default(),
             deploying: Turns::default(),
             stopping: watch::Sender::new(false),
             health: data_dir.health(),

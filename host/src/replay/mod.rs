@@ -1,4 +1,4 @@
-//! Runs histories again, beside what a node serves: the audit of what is stored, so far.
+//! Runs histories again, beside what a node serves: the audit of what is stored, and sessions as they were.
 //!
 //! The engine is the core's ([`crate::replay_engine`]): one session, in memory. Here is what drives it:
 //!
@@ -8,16 +8,20 @@
 //!   looks like.
 //! - `job` has an audit's threads: of their own, at a low priority, within a budget of threads, memory and time. No slot
 //!   knows of it: it reads what the slots have flushed.
+//! - `past` runs one session up to a message, of a history that it is given, to show what it was.
 //! - `report` is what a node says of its part; [`crate::node`] puts the parts together.
 
 mod cause;
 mod check;
 mod choice;
 mod job;
+pub mod past;
 pub mod report;
 mod stored;
 mod versions;
 
 pub use choice::AuditSpec;
 pub use job::{Job, Parts};
+pub use past::PastRuns;
 pub use report::{AuditShare, Finding, Reason, Standing, add_reason};
+pub use versions::Versions;

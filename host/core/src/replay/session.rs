@@ -27,7 +27,7 @@ use bytes::Bytes;
 use std::{ops::Bound, sync::Arc};
 
 /// It has one session, of one slot.
-const SLOT: SlotId = 0;
+pub(super) const SLOT: SlotId = 0;
 const NUMBER: u64 = 1;
 
 /// A session at a place of its history: where a replay begins, and what one is at.
@@ -93,13 +93,13 @@ pub enum Unable {
 #[derive(Debug)]
 pub struct Replay {
     /// `None`: a call has not given it back.
-    session: Option<Box<Session>>,
-    store: Store,
+    pub(super) session: Option<Box<Session>>,
+    pub(super) store: Store,
     numbers: Numbers,
 }
 
 #[derive(Clone)]
-struct Store(Arc<dyn StateStore>);
+pub(super) struct Store(pub Arc<dyn StateStore>);
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -282,7 +282,7 @@ impl Replay {
         Ok(Step::Entered { import: import.is_some(), is_known: entered.is_some() })
     }
 
-    fn take(&mut self) -> Result<Box<Session>, Unable> {
+    pub(super) fn take(&mut self) -> Result<Box<Session>, Unable> {
         let lost = || StateError::Unavailable("a call has not given its session back".into());
         Ok(self.session.take().ok_or_else(lost)?)
     }
@@ -312,9 +312,10 @@ impl Replay {
             tx.fire(name, left);
         }
         let mut tx = Box::new(tx);
+        let place = (entry.seq, entry.time_ms);
         if let Some(from) = runs.from {
             let input = Input::Migrate { from: from.to_owned() };
-            let (back, outcome) = call(tx, entry, runs.on, input, instances).await?;
+            let (back, outcome) = call(tx, place, runs.on, input, instances).await?;
             tx = back;
             let refused = match outcome.result {
                 Ok(_) => {
@@ -343,7 +344,7 @@ impl Replay {
             tx.takes(message.body.len());
         }
         let input = Input::Handle { message: Arc::new(message), origin };
-        let (tx, outcome) = call(tx, entry, runs.on, input, instances).await?;
+        let (tx, outcome) = call(tx, place, runs.on, input, instances).await?;
         let Called { result, events, ephemeral, host_calls, .. } = outcome;
         let reply = match result {
             Ok(reply) => reply,
@@ -372,18 +373,18 @@ impl Replay {
 }
 
 /// What a call came to.
-struct Called {
-    result: Result<plugin::Reply, Failure>,
+pub(super) struct Called {
+    pub result: Result<plugin::Reply, Failure>,
     events: Vec<Event>,
     ephemeral: Vec<Event>,
     host_calls: u32,
     used_state: bool,
 }
 
-/// Calls, and gives the transaction back.
-async fn call(
+/// Calls, and gives the transaction back. `place`: the message's number and time.
+pub(super) async fn call(
     tx: Box<Transaction>,
-    entry: &Entry,
+    (seq, time_ms): (u64, u64),
     on: &Version,
     input: Input,
     instances: &mut Instances,
@@ -393,7 +394,7 @@ async fn call(
         Err(why) => return Err((Some(tx.discard()), Unable::NoInstance(why))),
     };
     let session = tx.session().key.clone();
-    let call = Call { session, seq: entry.seq, time_ms: entry.time_ms, state: tx, input };
+    let call = Call { session, seq, time_ms, state: tx, input };
     let plugin::Outcome { state, result, events, ephemeral, host_calls, used_state, .. } =
         instance.call(call).await;
     let Some(tx) = Transaction::from_state(state) else {

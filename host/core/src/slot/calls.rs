@@ -356,7 +356,7 @@ fn not_waited_for(label: &Arc<str>, why: Cut) -> Error {
 }
 
 /// What the sender of a failed call is told; `deadline` is that of a call.
-fn failure_error(label: &Arc<str>, failure: Failure, deadline: Duration) -> Error {
+pub fn failure_error(label: &Arc<str>, failure: Failure, deadline: Duration) -> Error {
     let error = match failure {
         Failure::Rejected(rejection) => {
             let mut error = Error::of(Cause::Rejected, rejection.message.clone());

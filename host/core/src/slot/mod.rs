@@ -50,6 +50,7 @@ mod tests;
 pub mod wakes;
 
 pub use self::core::{Outbox, Piece};
+pub use calls::failure_error;
 pub use mail::{Mail, Mailed};
 pub use outbox::Courier;
 

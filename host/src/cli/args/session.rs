@@ -39,6 +39,9 @@ pub struct Query {
     /// The body's type [default: application/json if it is JSON, else text or bytes]
     #[arg(long, value_name = "TYPE")]
     pub content_type: Option<String>,
+    /// Ask the session as it was behind this message
+    #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(u64).range(1..))]
+    pub at: Option<u64>,
     #[command(flatten)]
     pub api: ApiArgs,
 }
@@ -106,8 +109,9 @@ pub struct Sessions {
 
 #[derive(Debug, Subcommand)]
 pub enum SessionCmd {
-    /// Show a session
-    Show(SessionArgs),
+    /// Show a session, as it is or as it was
+    #[command(visible_alias = "get")]
+    Show(SessionShow),
     /// Print a session's state, or the raw bytes of one value
     State(SessionState),
     /// Correct a value of a session's state, without its handler
@@ -235,11 +239,14 @@ pub struct SessionDelete {
 }
 
 #[derive(Debug, Args)]
-pub struct SessionArgs {
+pub struct SessionShow {
     /// The service's name
     pub service: String,
     /// The session's id
     pub session: String,
+    /// As it was behind this message
+    #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(u64).range(1..))]
+    pub at: Option<u64>,
     #[command(flatten)]
     pub api: ApiArgs,
 }
