@@ -57,6 +57,11 @@ export interface PastOptions {
   at?: number;
 }
 
+export interface ForkOptions extends Call, PastOptions {
+  /** The number of the deployment to stay on. */
+  deployment?: number;
+}
+
 export interface HistoryOptions extends Call {
   /** A position or number; from the beginning without it. */
   after?: string | number;
@@ -93,6 +98,8 @@ export interface Description {
   stateBytes: number;
   closed?: boolean;
   position?: string;
+  /** The session that it was forked off, and the last message that it has of that. */
+  forked?: { session: string; at: number };
   pinned?: { against: string; reason: string };
 }
 
@@ -275,6 +282,16 @@ export class Session<T extends Types = any> {
   async describe(call: Call & PastOptions = {}): Promise<Description> {
     const { bytes } = await this.#call(past(call), {}, call);
     return shaped<Description>(decode(bytes, "application/json") as object);
+  }
+
+  /**
+   * A new session with the history of this one up to the message `at`, or all of it, and its state there; it goes on by itself.
+   * Repeated, it does nothing more. Without `at`, it is repeated here only while this session has no new messages.
+   */
+  async fork(to: string, { at, deployment, ...call }: ForkOptions = {}): Promise<Session<T>> {
+    const { bytes, headers } = this.#content({ to, at, deployment }, {});
+    await this.#call("/fork", { method: "POST", headers, body: bytes }, call);
+    return new Session(this.shared, this.service, to);
   }
 
   /** Deletes the session with its state and history. One that is not there is no error. */

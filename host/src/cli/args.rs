@@ -16,8 +16,8 @@ pub use self::{
     connection::{AdminArgs, AdminOnlyArgs, ApiArgs},
     replay::Audit,
     session::{
-        History, Query, Send, SessionCmd, SessionDelete, SessionExport, SessionImport, SessionSet,
-        SessionShow, SessionState, Sessions, Tail,
+        History, Query, Send, SessionCmd, SessionDelete, SessionExport, SessionFork, SessionImport,
+        SessionSet, SessionShow, SessionState, Sessions, Tail,
     },
     sim::{Fault, SimArgs},
     timer::{

@@ -121,6 +121,7 @@ async fn command(command: Cmd, json: bool) -> Result<(), CliError> {
         Cmd::History(args) => sessions::history(args, json).await,
         Cmd::Sessions(args) => sessions::sessions(args, json).await,
         Cmd::Session(SessionCmd::Show(args)) => sessions::show(args, json).await,
+        Cmd::Session(SessionCmd::Fork(args)) => sessions::fork(args, json).await,
         Cmd::Session(SessionCmd::Delete(args)) => operate::delete(args, json).await,
         Cmd::Session(SessionCmd::State(args)) => operate::state(args, json).await,
         Cmd::Session(SessionCmd::Set(args)) => operate::set(args, json).await,

@@ -7,8 +7,8 @@ use crate::{
     loads::Load,
     message::Client,
     names::{ServiceName, SessionId, SessionKey},
-    node::{Answer, Incoming, Node, Pending, Sent, SessionInfo},
-    operation::Query,
+    node::{Answer, ForkAsk, ForkDone, History, Incoming, Node, Pending, Sent, SessionInfo},
+    operation::{Query, ReadHistory},
     quota::usage::Amounts,
     router::Routed,
 };
@@ -79,6 +79,27 @@ impl Backend {
             Self::Node(node) => node.session_at(key, at).await,
             #[cfg(test)]
             Self::Fake(_) => Err(Error::internal("the stand-in runs no history")),
+        }
+    }
+    /// As [`Node::history`].
+    pub(super) async fn history(&self, read: ReadHistory) -> Result<History, Error> {
+        match self {
+            Self::Node(node) => node.history(read).await,
+            #[cfg(test)]
+            Self::Fake(_) => self.call(read).await,
+        }
+    }
+    /// As [`Node::fork`].
+    pub(super) async fn fork(&self, ask: ForkAsk) -> Result<ForkDone, Error> {
+        match self {
+            Self::Node(node) => {
+                let node = node.clone();
+                // Once begun it is carried out, whoever waits for it.
+                let forking = crate::task::run(async move { node.fork(ask).await });
+                forking.await.map_err(|error| Error::internal(error.to_string()))?
+            }
+            #[cfg(test)]
+            Self::Fake(_) => Err(Error::internal("the stand-in forks nothing")),
         }
     }
     /// As [`Node::query_at`].

@@ -17,6 +17,7 @@ mod events;
 #[cfg(test)]
 mod fake;
 mod feed;
+mod fork;
 mod frames;
 mod health;
 mod history;

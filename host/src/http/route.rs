@@ -6,7 +6,7 @@ use super::{
     admin,
     audit::{self, Note, audited, intended},
     connection::ConnShared,
-    events, health, history, messages, notify, operate,
+    events, fork, health, history, messages, notify, operate,
     problem::Failed,
     quota, replay, sessions, socket,
     stats::Stats,
@@ -38,7 +38,7 @@ const DELETE: Method = Method::DELETE;
 /// in `Allow`.
 pub(super) fn api_routes() -> Routes<Api> {
     use Part::Session;
-    use Verb::{Delete, Mint, Notify, Query, Read, Send, Subscribe};
+    use Verb::{Delete, Fork, Mint, Notify, Query, Read, Send, Subscribe};
     Routes::new()
         .on(
             [needs(POST, Send, Session), needs(GET, Read, Session)],
@@ -46,6 +46,7 @@ pub(super) fn api_routes() -> Routes<Api> {
         )
         .on([needs(POST, Query, Session)], routes!(messages::query))
         .on([needs(POST, Notify, Session)], routes!(notify::post))
+        .on([needs(POST, Fork, Session)], routes!(fork::post))
         .on(
             [needs(GET, Read, Session), needs(DELETE, Delete, Session)],
             routes!(sessions::get, sessions::delete),

@@ -5,6 +5,7 @@ mod audits;
 mod components;
 mod courier;
 mod effects;
+mod fork;
 mod level;
 mod maintenance;
 mod memory;
@@ -40,6 +41,7 @@ pub use crate::{
 };
 pub use audit_report::AuditReport;
 pub use effects::EffectKind;
+pub use fork::{ForkAsk, ForkDone};
 pub use level::LevelDuties;
 pub use requester::{OfNode as HttpRequester, RequestOptions};
 pub use reseal::SealInfo;

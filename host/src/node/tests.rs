@@ -4,6 +4,7 @@ use super::*;
 use crate::slot::SlotHandle;
 use crate::{
     database::StorageOptions,
+    log::record::Entry,
     message::{Client, ReadBy},
     operation::{Describe, Query, ReadHistory},
     operator::{Action, Entered, Import, Imported, Operation},
@@ -13,6 +14,7 @@ use std::collections::BTreeSet;
 use tokio::time::timeout;
 
 mod audits;
+mod fork;
 mod past;
 
 const SLOTS: u16 = 8;

@@ -131,7 +131,8 @@ impl<'a> Cast<'a> {
 
 /// Whether a handler was called for an entry.
 pub(super) fn is_handled(entry: &Entry) -> bool {
-    !entry.is_operators() && !matches!(entry.origin.as_deref(), Some(Origin::Part(_)))
+    let origin = entry.origin.as_deref();
+    !entry.is_operators() && !matches!(origin, Some(Origin::Part(_) | Origin::Inherited(_)))
 }
 
 /// Runs sessions, one after the other, on instances of its own.
@@ -340,7 +341,8 @@ pub(super) fn says_effects(entry: &Entry) -> bool {
 }
 
 fn check_order(entry: &Entry, last: u64, last_ms: u64) -> Result<(), Left> {
-    if entry.seq != last + 1 {
+    // A session that was forked off another one begins where it was.
+    if entry.seq != last + 1 && !(last == 0 && entry.begins()) {
         let why = format!("message {} follows message {last}", entry.seq);
         return Err(Left::Damage(why));
     }
@@ -365,7 +367,7 @@ fn entered(seq: u64, import: bool, is_known: bool, found: &mut Found) -> Result<
     }
     Err(Left::Because(match import {
         true => {
-            "the session was imported, and its history does not have the state that came with it".into()
+            "the session was imported or forked, and its history does not have the state that came with it".into()
         }
         false => format!(
             "an operator has changed the state with message {seq}, and the history does not have the values"

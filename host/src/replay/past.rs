@@ -8,6 +8,7 @@ use super::{
     versions::Versions,
 };
 use crate::{
+    effects::Forked,
     error::{Cause, Code, Error},
     limits,
     log::record::Entry,
@@ -55,8 +56,12 @@ pub struct Job {
     pub base: Base,
     /// Where it ends: that message is the last one that is run.
     pub at: u64,
+    /// Where random bytes come from, if not from its own name.
+    pub forked: Option<Arc<Forked>>,
     /// Asked there.
     pub question: Option<Question>,
+    /// The state is wanted.
+    pub keeps_state: bool,
 }
 
 /// What a session was.
@@ -64,6 +69,8 @@ pub struct Reached {
     pub place: Place,
     /// To the query, and the version that gave it.
     pub answer: Option<Result<plugin::Reply, Failure>>,
+    /// If it was wanted.
+    pub base: Option<Base>,
     /// How long its handlers ran, about.
     pub took: Duration,
 }
@@ -154,11 +161,14 @@ struct Running {
 }
 
 async fn run(job: Job, mut pages: mpsc::Receiver<Entries>) -> Result<Reached, Error> {
-    let Job { versions, key, base, at, question } = job;
+    let Job { versions, key, base, at, forked, question, keeps_state } = job;
     let progress = Progress::new(crate::clock::now() + limits::PAST_TIME);
     let mut cast = Cast::new(&versions);
     let last = base.seq;
-    let replay = Replay::new(key, base)?;
+    let mut replay = Replay::new(key, base)?;
+    if let Some(forked) = forked {
+        replay.seed(forked);
+    }
     let instances = Instances::new(Isolation::Shared);
     let began = crate::clock::now();
     let mut it = Running { replay, instances, has_caused: false, differs: None, last, began };
@@ -187,18 +197,20 @@ async fn run(job: Job, mut pages: mpsc::Receiver<Entries>) -> Result<Reached, Er
         None => None,
     };
     let place = it.replay.place();
-    Ok(Reached { place, answer, took: it.began.elapsed() })
+    let base = keeps_state.then(|| it.replay.base());
+    Ok(Reached { place, answer, base, took: it.began.elapsed() })
 }
 
 impl Running {
     async fn take(&mut self, cast: &mut Cast<'_>, entry: &Entry) -> Result<(), Error> {
-        if entry.seq != self.last + 1 {
+        // A session that was forked off another one begins where it was.
+        if entry.seq != self.last + 1 && !(self.last == 0 && entry.begins()) {
             let why = format!("message {} follows message {}", entry.seq, self.last);
             return Err(unavailable(format!("its history has a gap: {why}")));
         }
         self.last = entry.seq;
         // What follows a difference is as wrong; but what was brought in begins anew.
-        if self.differs.is_some() && !entry.is_operators() {
+        if self.differs.is_some() && is_handled(entry) {
             return Ok(());
         }
         self.has_caused |= says_effects(entry);
@@ -225,9 +237,9 @@ impl Running {
                 }
             }
             Step::Entered { import, is_known: false } => {
-                let what = if import { "the state that was imported" } else { "what was written" };
+                let what = if import { "the state that came" } else { "what was written" };
                 return Err(unavailable(format!(
-                    "the history does not have {what} with the operator's entry {}",
+                    "the history does not have {what} with entry {}",
                     entry.seq
                 )));
             }

@@ -139,7 +139,16 @@ impl Entry {
     fn entered_bytes(&self) -> usize {
         match self.origin.as_deref() {
             Some(Origin::Operator(entered)) => entered.bytes(),
+            Some(Origin::Inherited(inherited)) => inherited.bytes(),
             _ => 0,
+        }
+    }
+
+    /// Whether it is the first that its session has itself.
+    pub fn begins(&self) -> bool {
+        match self.origin.as_deref() {
+            Some(Origin::Inherited(inherited)) => inherited.forked.first == self.seq,
+            _ => self.seq == 1,
         }
     }
 

@@ -262,10 +262,14 @@ impl Inner {
         match input {
             Input::Handle { message: incoming, origin } => {
                 let origin = match origin.as_deref() {
-                    // No guest is called for a part, nor for what an operator does.
-                    None | Some(Origin::Client(_) | Origin::Part(_) | Origin::Operator(_)) => {
-                        GuestOrigin::Client(incoming.sender.as_deref())
-                    }
+                    // No guest is called for a part, for what an operator does, or for what another session handled.
+                    None
+                    | Some(
+                        Origin::Client(_)
+                        | Origin::Part(_)
+                        | Origin::Operator(_)
+                        | Origin::Inherited(_),
+                    ) => GuestOrigin::Client(incoming.sender.as_deref()),
                     Some(Origin::Timer(firing)) => GuestOrigin::Timer(&firing.name),
                     Some(Origin::Session(_) | Origin::Answer(_) | Origin::Presence(_)) => {
                         GuestOrigin::Session(from)
@@ -548,6 +552,7 @@ fn session_of(input: &Input, own: &SessionKey) -> String {
         | Origin::Http(_)
         | Origin::Part(_)
         | Origin::Client(_)
+        | Origin::Inherited(_)
         | Origin::Operator(_) => String::new(),
     }
 }

@@ -45,7 +45,7 @@ use crate::{
     error::{Rejection, StateError},
     log::record::Event,
     message::{Client, Incoming},
-    names::SessionKey,
+    names::{SessionId, SessionKey},
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -105,6 +105,10 @@ pub trait State: Any + Send {
     fn open_requests(&mut self) -> Result<Vec<String>, StateFault>;
     /// The session takes no more messages.
     fn close(&mut self, closed: http::Closed) -> Result<(), StateFault>;
+    /// The session whose name random bytes are made of, if not its own.
+    fn seed(&self) -> Option<&SessionId> {
+        None
+    }
     /// The handler is told of the session's subscribers; `None`: no more.
     fn watch(&mut self, watch: Option<http::Watch>) -> Result<(), StateFault>;
 }

@@ -27,7 +27,6 @@ pub struct Question {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     pub seq: u64,
-    pub created_ms: u64,
     pub updated_ms: u64,
     /// Whose shape the state has.
     pub deployment: DeploymentId,
@@ -43,7 +42,6 @@ impl Replay {
         let head = &session.head;
         Place {
             seq: head.seq,
-            created_ms: head.created_ms,
             updated_ms: head.updated_ms,
             deployment: head.deployment,
             state_keys: head.state_keys,

@@ -6,7 +6,9 @@ use super::{
     outcome::{Outcome, Replied},
 };
 use crate::{
-    effects::{Change, Effect, Entered, Firing, Origin, Timer, rows::Name, send::Number},
+    effects::{
+        Change, Effect, Entered, Firing, Forked, Inherited, Origin, Timer, rows::Name, send::Number,
+    },
     error::StateError,
     level::NEWEST,
     limits,
@@ -56,11 +58,13 @@ pub struct Runs<'a> {
 #[derive(Debug)]
 pub enum Step {
     Handled(Box<Handled>),
-    /// A part of an answer that was shown: no handler was called.
+    /// A part of an answer that was shown, or one of several messages of the session that this one was forked off: no
+    /// handler was called.
     Part,
     /// An operator's.
     Entered {
-        /// A session was brought in, and this is its (last) part: what is before it was not handled here.
+        /// A session was brought in, or forked off another one, and this is its (last) part: what is before it was not
+        /// handled here.
         import: bool,
         /// The history has what was written. Else the state after it is not known.
         is_known: bool,
@@ -195,6 +199,9 @@ impl Replay {
         runs: Runs<'_>,
         instances: &mut Instances,
     ) -> Result<Step, Unable> {
+        if let Some(Origin::Inherited(inherited)) = entry.origin.as_deref() {
+            return self.inherit(entry, inherited);
+        }
         if entry.is_operators() {
             return self.enter(entry);
         }
@@ -239,6 +246,34 @@ impl Replay {
         Ok(Step::Handled(Box::new(Handled { migrated, outcome, host_calls })))
     }
 
+    /// Takes what another session has handled, and is behind it then, if it is the last.
+    fn inherit(&mut self, entry: &Entry, inherited: &Inherited) -> Result<Step, Unable> {
+        let before = self.take()?;
+        let mut session = Box::new(Session::new(before.key.clone(), before.head.clone()));
+        (session.head.state_keys, session.head.state_bytes) = (0, 0);
+        session.load_effects(&*self.store.0, SLOT)?;
+        session.forked = Some(Some(inherited.forked.clone()));
+        for (key, value) in inherited.state.iter().flat_map(|state| &state.writes) {
+            let Some(value) = value else { continue };
+            session.head.state_keys += 1;
+            session.head.state_bytes += (key.len() + value.len()) as u64;
+            session.cache_value(key.clone(), Some(value.clone()));
+        }
+        self.session = Some(session);
+        self.advance(entry, entry.deployment);
+        Ok(match entry.seq == inherited.forked.at {
+            true => Step::Entered { import: true, is_known: inherited.state.is_some() },
+            false => Step::Part,
+        })
+    }
+
+    /// Random bytes are as they were for the session that it was forked off.
+    pub fn seed(&mut self, forked: Arc<Forked>) {
+        if let Some(session) = &mut self.session {
+            session.forked = Some(Some(forked));
+        }
+    }
+
     /// Writes what an operator has written.
     fn enter(&mut self, entry: &Entry) -> Result<Step, Unable> {
         let import = import_of(entry);
@@ -255,6 +290,7 @@ impl Replay {
             if import.is_some() {
                 // What there was came out of messages that were handled elsewhere.
                 let mut fresh = Box::new(Session::new(session.key.clone(), session.head.clone()));
+                fresh.forked = session.forked.clone();
                 (fresh.head.state_keys, fresh.head.state_bytes) = (0, 0);
                 fresh.load_effects(&*self.store.0, SLOT)?;
                 forget_effects(&mut fresh);
@@ -431,6 +467,7 @@ fn fires(session: &Session, origin: Option<&Origin>) -> Option<(Name, Option<Eff
         | Origin::Part(_)
         | Origin::Presence(_)
         | Origin::Client(_)
+        | Origin::Inherited(_)
         | Origin::Operator(_) => None,
     }
 }

@@ -137,6 +137,9 @@ impl Shell {
             Err(error) => return (session, Err(error)),
         };
         let is_closed = self.is_closed(&mut session);
+        if let Err(error) = self.check_forked(&mut session) {
+            return (session, Err(error));
+        }
         // Its record has it, and what the record has is what its handler sees.
         let client = message.client.take();
         let client = client.filter(|_| self.context.level.get() >= IDENTITY_FROM);
@@ -459,6 +462,10 @@ impl Shell {
             Ok(active) => active,
             Err(error) => return (session, Err(error)),
         };
+        let mut session = session;
+        if let Err(error) = self.check_forked(&mut session) {
+            return (session, Err(error));
+        }
         let key = session.key.clone();
         let seq = session.head.seq;
         let time_ms = crate::clock::now_ms().max(session.head.updated_ms);

@@ -25,6 +25,7 @@ pub(crate) mod effects;
 mod finish;
 mod fire;
 pub mod flush;
+mod fork;
 mod long;
 mod mail;
 pub mod open;

@@ -128,7 +128,7 @@ impl Changes {
     }
 
     fn fold_message(&mut self, meta: &mut SlotMeta, message: Message) {
-        if message.entry.seq == 1 {
+        if message.entry.begins() {
             meta.sessions += 1;
         }
         let next = meta.next_session.max(message.session_number.saturating_add(1));

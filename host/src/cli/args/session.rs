@@ -123,6 +123,11 @@ pub enum SessionCmd {
     Export(SessionExport),
     /// Create a session from a file that `export` wrote
     Import(SessionImport),
+    /// Make a new session with the history of this one up to a message
+    ///
+    /// It has the state that this one had there, and goes on by itself. Its own messages begin with the next number.
+    /// Run again, it does nothing more.
+    Fork(SessionFork),
     /// Delete a session, or all sessions with an id prefix, permanently
     Delete(SessionDelete),
 }
@@ -214,6 +219,24 @@ pub struct SessionImport {
     pub who: Option<String>,
     #[command(flatten)]
     pub admin: AdminArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct SessionFork {
+    /// The service's name
+    pub service: String,
+    /// The session's id
+    pub session: String,
+    /// The new session's id
+    pub to: String,
+    /// The last message that the new one has of it [default: the last one that there is]
+    #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(u64).range(1..))]
+    pub at: Option<u64>,
+    /// The number of the deployment that it stays on: the one that handled that message. Or the current one
+    #[arg(long, value_name = "NUMBER")]
+    pub deployment: Option<u32>,
+    #[command(flatten)]
+    pub api: ApiArgs,
 }
 
 #[derive(Debug, Args)]

@@ -132,7 +132,7 @@ impl MessageLine {
             }
             Some(Origin::Client(client)) => self.client = Some(ClientLine::new(client)),
             // The file has the state that came of it, and of all that came later.
-            Some(Origin::Operator(_)) => {}
+            Some(Origin::Operator(_) | Origin::Inherited(_)) => {}
             None => {}
         }
     }
@@ -170,6 +170,7 @@ impl MessageLine {
             | Origin::Session(_)
             | Origin::Answer(_)
             | Origin::Client(_)
+            | Origin::Inherited(_)
             | Origin::Operator(_) => (false, false),
             Origin::Http(_) | Origin::Presence(_) => (true, false),
             Origin::Part(_) => (true, true),

@@ -8,7 +8,7 @@ use crate::{
     state::changes::Changes,
 };
 
-async fn audited(fixture: &Fixture, spec: AuditSpec) -> AuditReport {
+pub(super) async fn audited(fixture: &Fixture, spec: AuditSpec) -> AuditReport {
     let Fixture { node, service, .. } = fixture;
     let mut report = node.start_audit(service, spec).await.unwrap();
     let until = crate::clock::now() + TIMEOUT;

@@ -255,7 +255,7 @@ impl<H, S> Core<H, S> {
     pub fn push(&mut self, record: Record) {
         match &record {
             Record::Message(message) => {
-                self.sessions += u64::from(message.entry.seq == 1);
+                self.sessions += u64::from(message.entry.begins());
                 self.next_session = self.next_session.max(message.session_number.saturating_add(1));
                 self.effects_change(&message.key, message.session_number, &message.effects);
             }

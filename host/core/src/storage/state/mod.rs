@@ -500,7 +500,7 @@ fn write_by(
                 let (number, head) = (head.as_ref().map(|head| head.session_number), head.as_ref());
                 let new = number.and_then(|number| changes.sessions.get(&number));
                 let first = new.and_then(|session| session.history.first());
-                let begins = first.is_some_and(|entry| entry.seq == 1);
+                let begins = first.is_some_and(|entry| entry.begins());
                 let written = number.and_then(|number| written.get(&number).copied());
                 let written = written.unwrap_or_default();
                 sums.session(key, &row, head, (begins, written))?
