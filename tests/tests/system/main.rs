@@ -36,6 +36,7 @@ mod notify;
 mod operators;
 mod output;
 mod overload;
+mod past;
 mod positions;
 mod replay;
 mod reservation;
