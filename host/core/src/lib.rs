@@ -9,7 +9,7 @@
 //! - what is kept: `nats`, `client`, `effects`, `log`, `database`, `state`, `storage`;
 //! - what a slot does: `position`, `message`, `quota`, `plugin`, `service`, `registry`, `audit`, `operator`, `operation`,
 //!   `slot`; `script`, which plays messages to one without a node; `sim`, which makes them; `replay`,
-//!   which runs a history again.
+//!   which runs a history again; `gate`, which says in what two versions differ.
 //!
 //! With the feature `testing` there is what the tests of both crates share: `testing`,
 //! `plugin::testkit` and `telemetry::captured_log`.
@@ -25,6 +25,7 @@ pub mod clock;
 pub mod database;
 pub mod effects;
 pub mod error;
+pub mod gate;
 pub mod level;
 pub mod limits;
 pub mod loads;

@@ -21,6 +21,7 @@
 //! | `membership.rs` | discovery and membership: DNS, datagrams, probes, greetings, leaving |
 //! | `peer.rs` | links between nodes, and the cluster's secret |
 //! | `replay.rs` | histories that are run again: threads, memory, time, what a report has |
+//! | `gate.rs` | the gate: samples, time, what its report has |
 //! | `registry.rs` | the registry of a cluster: catalogue, placement, components |
 //! | `nats.rs` | connections to NATS servers, and those that slotd starts |
 //! | `audit.rs` | the audit log: lines, files, what is kept |
@@ -33,6 +34,7 @@ mod audit;
 mod cluster;
 mod component;
 mod effects;
+mod gate;
 mod http;
 mod log;
 mod membership;
@@ -57,6 +59,7 @@ pub use audit::*;
 pub use cluster::*;
 pub use component::*;
 pub use effects::*;
+pub use gate::*;
 pub use http::*;
 pub use log::*;
 pub use membership::*;

@@ -1,0 +1,32 @@
+//! The gate: what a new version is run on before it is deployed.
+
+use std::time::Duration;
+
+/// Sessions whose history is run, of all nodes together. Enough that what one in three hundred shows is seen; a few
+/// seconds of one thread for conversations of a hundred messages.
+pub const GATE_SESSIONS_DEFAULT: u64 = 1_000;
+/// The last messages of a session that are run on the new version. Those before are run too, on the versions that
+/// have handled them.
+pub const GATE_MESSAGES_DEFAULT: u64 = 1_000;
+/// How long a stage runs at most, unless more or less is asked for. A million small sessions are migrated in ten seconds.
+pub const GATE_TIME_DEFAULT: Duration = Duration::from_secs(2 * 60);
+/// Threads of each node: it serves beside it.
+pub const GATE_THREADS_DEFAULT: usize = 1;
+/// How many times as much a message may cost, on the average of its kind.
+pub const GATE_COST_RATIO_DEFAULT: f64 = 2.0;
+/// What is accepted or ignored, each: lists that people write.
+pub const GATE_LISTED_MAX: usize = 256;
+/// Bytes of one of these, of a reason, or of a group's path.
+pub const GATE_TEXT_BYTES_MAX: usize = 512;
+/// Groups of what was found, of a stage. The rest is counted by kind.
+pub const GATE_GROUPS_MAX: usize = 100;
+/// Reasons for what was not seen, each with an example.
+pub const GATE_REASONS_MAX: usize = 32;
+/// Kinds of messages whose cost is counted on its own.
+pub const GATE_KINDS_MAX: usize = 64;
+/// Fuel by which a message costs more, on the average of its kind, before that counts: some ten microseconds.
+pub const GATE_COST_RISE_MIN: u64 = 10_000;
+/// Bytes by which an instance takes more memory before that counts: an allocator may round as much.
+pub const GATE_MEMORY_RISE_MIN: u64 = 4 * 1024 * 1024;
+/// Places of one reply, event, effect or value that are looked at; where more differ, the whole does.
+pub const GATE_PLACES_MAX: usize = 16;
