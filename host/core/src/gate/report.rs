@@ -152,11 +152,14 @@ pub struct StageResult {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GateShare {
     pub node: String,
-    /// `Passed` or `Stopped` when it is at its end, whether it has seen all or not.
+    /// `Passed` or `Stopped` when it is at its end, whether it has seen all or not. Of the slots that are done; at
+    /// the end of the others, too.
     pub result: StageResult,
     /// Slots that it has seen all of: what goes on later, here or elsewhere, leaves them out.
     pub done: Vec<SlotId>,
     pub slots_of: u32,
+    /// Sessions that were seen of slots that are not done.
+    pub under_way: u64,
 }
 
 /// All stages, of all nodes.
