@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use tokio::time::timeout;
 
 mod audits;
+mod gate_stages;
 
 const SLOTS: u16 = 8;
 const TIMEOUT: Duration = Duration::from_secs(20);
