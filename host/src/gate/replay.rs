@@ -3,7 +3,8 @@
 //! The history is run from its begin on the versions that have handled it. From the place on the new version runs beside
 //! them, on a session of its own, which it takes over as it would have there; what comes out of the two is compared.
 //! A message that fails on the new version has its session set to where the other one is, so that what follows is not
-//! counted for the same fault. Behind the last message the state of the one is compared with that of the other, migrated:
+//! counted for the same fault. A session that is run from its first message is set there once in the middle: the first half
+//! runs as in a session that is new, the second as in one that was taken over. Behind the last message the state of the one is compared with that of the other, migrated:
 //! to migrate and then run comes to the same as to run and then migrate.
 
 use super::part::{Fresh, Wanted};
@@ -52,6 +53,17 @@ struct Lane {
     /// `None`: it is not time for it, or there is none left.
     fresh: Option<Replay>,
     failed: u32,
+    /// It has taken the session over, and did not begin it.
+    has_taken: bool,
+}
+
+impl Lane {
+    /// Sets it to where the version before is.
+    fn set(&mut self, stored: &Stored<'_>, to: &Replay) -> Result<(), Left> {
+        self.replay = Replay::new(stored.key.clone(), to.base())?;
+        (self.fresh, self.has_taken) = (None, true);
+        Ok(())
+    }
 }
 
 /// Where a message is.
@@ -75,6 +87,7 @@ impl<'a> Replayer<'a> {
         let place = stored.head.seq.saturating_sub(self.setting.messages);
         let mut replay = Replay::new(stored.key.clone(), Base::default())?;
         let (mut history, mut cast) = (stored.history(), Cast::new(self.setting.versions));
+        let middle = if place == 0 { stored.head.seq / 2 } else { 0 };
         let (mut lane, mut has_caused) = (None::<Lane>, false);
         let (mut last, mut last_ms) = (0, 0);
         while let Some(entry) = history.next()? {
@@ -93,14 +106,14 @@ impl<'a> Replayer<'a> {
             (last, last_ms) = (entry.seq, entry.time_ms);
             has_caused |= says_effects(&entry);
             if lane.is_none() && entry.seq > place {
+                let has_taken = replay.deployment().is_some();
                 let replay = Replay::new(stored.key.clone(), replay.base())?;
-                lane = Some(Lane { replay, fresh: None, failed: 0 });
+                lane = Some(Lane { replay, fresh: None, failed: 0, has_taken });
             }
             let Some(handled) = self.before(&mut replay, &mut cast, &entry).await? else {
                 // What was entered is there for both. Of parts of an answer handlers know nothing.
                 if let Some(lane) = lane.as_mut().filter(|_| entry.is_operators()) {
-                    lane.replay = Replay::new(stored.key.clone(), replay.base())?;
-                    lane.fresh = None;
+                    lane.set(&stored, &replay)?;
                 }
                 continue;
             };
@@ -137,8 +150,9 @@ impl<'a> Replayer<'a> {
                 }
             } else {
                 lane.failed += 1;
-                lane.replay = Replay::new(stored.key.clone(), replay.base())?;
-                lane.fresh = None;
+            }
+            if entry.seq == middle || !matches!(outcome, Outcome::Replied(_)) {
+                lane.set(&stored, &replay)?;
             }
         }
         match lane {
@@ -206,8 +220,8 @@ impl<'a> Replayer<'a> {
         result: &mut StageResult,
     ) -> Result<(), Left> {
         let Setting { candidate, versions, ignores, .. } = self.setting;
-        // Nothing has run on it since it was set to where the other one is.
-        if lane.replay.deployment() != Some(candidate.id) {
+        // Or nothing has run on it since it was set to where the other one is.
+        if !lane.has_taken || lane.replay.deployment() != Some(candidate.id) {
             return Ok(());
         }
         let head = stored.head;
