@@ -16,7 +16,7 @@ use crate::{
     text,
 };
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -74,7 +74,7 @@ pub struct Coster<'a> {
     before: Instances,
     after: Instances,
     /// Of one session.
-    costs: HashMap<String, Cost>,
+    costs: BTreeMap<String, Cost>,
 }
 
 impl<'a> Coster<'a> {
@@ -86,7 +86,7 @@ impl<'a> Coster<'a> {
     ) -> Self {
         let shared = || Instances::new(Isolation::Shared);
         let (instances, before, after) = (shared(), shared(), shared());
-        let costs = HashMap::new();
+        let costs = BTreeMap::new();
         Self { metered, versions, progress, messages, instances, before, after, costs }
     }
 
@@ -96,7 +96,7 @@ impl<'a> Coster<'a> {
         result: &mut StageResult,
     ) -> Result<(), Left> {
         let run = self.run(stored, result).await;
-        for cost in self.costs.drain().map(|(_, cost)| cost) {
+        for cost in std::mem::take(&mut self.costs).into_values() {
             add_cost(&mut result.costs, cost);
         }
         let memory = |of: &Instances, version: &Version| of.memory_bytes(version) as u64;

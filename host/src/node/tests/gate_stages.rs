@@ -321,12 +321,33 @@ async fn new_wants_stop_until_they_are_accepted() {
     assert_eq!(names(&share.result.groups), [(Kind::Want, "memory", 1, true)]);
 }
 
+/// Which hosts a version asks is in no component: it shows where it asks one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_host_stops_until_it_is_accepted() {
+    let echo = "(i32.const 0x65)) ;; e: echo";
+    let gate = Gate::new(testkit::guest_with(echo, "(i32.const 0x51)) ;; Q: echo")).await;
+    gate.send_all(2, &[b"Qa-body", b"sone"]).await;
+    let asks = testkit::requesting_guest();
+    let share = gate.stage(Stage::Replay, &asks, GateSpec::default()).await;
+    let result = &share.result;
+    let mut found: Vec<_> = result.groups.iter().map(|it| (it.kind, &*it.path, it.stops)).collect();
+    found.sort_unstable();
+    let expected =
+        [(Kind::Reply, "", false), (Kind::Effect, "request", false), (Kind::Want, "http:t", true)];
+    assert_eq!((found.as_slice(), result.standing), (&expected[..], Standing::Stopped));
+    assert!(result.why[0].why.contains("--accept http:t"), "{:?}", result.why);
+    let spec = GateSpec { accept: vec!["http:t".parse().unwrap()], ..GateSpec::default() };
+    let share = gate.stage(Stage::Replay, &asks, spec).await;
+    assert_eq!(share.result.standing, Standing::Passed, "{share:?}");
+}
+
 /// A node that dies in the middle, or a driver: what is done is not done again, and counts once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_part_goes_on_where_it_was() {
     let gate = Gate::new(testkit::guest()).await;
     gate.send_all(200, &[b"sone"]).await;
     let part = gate.begin(Stage::Migrate, &good(), With::default()).await;
+    assert_eq!(part.id, "a");
     let until = crate::clock::now() + TIMEOUT;
     let before = loop {
         let share = part.share();
