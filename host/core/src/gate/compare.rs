@@ -191,6 +191,9 @@ struct One<'a> {
     value: Cow<'a, Bytes>,
 }
 
+/// What there is of one name, before and after.
+type Both<'a> = (Vec<&'a One<'a>>, Vec<&'a One<'a>>);
+
 impl All<'_> {
     fn add(
         &mut self,
@@ -277,7 +280,7 @@ impl All<'_> {
 
     /// Those of one name are compared in their order. Of another number of them only that is told.
     fn several(&mut self, kind: Kind, before: &[One<'_>], after: &[One<'_>]) {
-        let mut names: BTreeMap<(&str, &str), (Vec<&One<'_>>, Vec<&One<'_>>)> = BTreeMap::new();
+        let mut names: BTreeMap<(&str, &str), Both<'_>> = BTreeMap::new();
         for one in before {
             names.entry((&one.subject, &one.name)).or_default().0.push(one);
         }

@@ -160,9 +160,13 @@ impl Want {
         }
     }
 
-    /// Whether it is something that slotd does not give to every version.
+    /// Whether it changes anything beside its own session. Events do not: the replay shows them.
     pub fn reaches_out(&self) -> bool {
-        !matches!(self, Self::Import(_))
+        match self {
+            Self::Import(_) => false,
+            Self::Effect(function) => !["effects.emit", "session.notify"].contains(&&**function),
+            Self::Http(_) | Self::Secret(_) | Self::Memory => true,
+        }
     }
 
     /// For people: what it means.

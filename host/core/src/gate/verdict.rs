@@ -184,6 +184,7 @@ mod tests {
         assert_eq!(wants("effect:timers.schedule", report, &["effect:timers"]), Standing::Passed);
         assert_eq!(wants("effect:timers.schedule", report, &["effect:http"]), Standing::Stopped);
         assert_eq!(wants("import:slotd:slot/log", report, &[]), Standing::Passed);
+        assert_eq!(wants("effect:effects.emit", report, &[]), Standing::Passed);
         assert_eq!(wants("import:slotd:slot/log", Mode::Strict, &[]), Standing::Stopped);
     }
 

@@ -24,8 +24,9 @@ pub const GATE_GROUPS_MAX: usize = 100;
 pub const GATE_REASONS_MAX: usize = 32;
 /// Kinds of messages whose cost is counted on its own.
 pub const GATE_KINDS_MAX: usize = 64;
-/// Fuel by which a message costs more, on the average of its kind, before that counts: some ten microseconds.
-pub const GATE_COST_RISE_MIN: u64 = 10_000;
+/// Fuel by which a message costs more, on the average of its kind, before that counts: less than a microsecond. The
+/// smallest handlers have some thousands.
+pub const GATE_COST_RISE_MIN: u64 = 1_000;
 /// Bytes by which an instance takes more memory before that counts: an allocator may round as much.
 pub const GATE_MEMORY_RISE_MIN: u64 = 4 * 1024 * 1024;
 /// Instances that may be in memory while fuel is counted: a few of each thread.
