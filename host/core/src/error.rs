@@ -64,6 +64,10 @@ codes! {
     DeploymentNotFound = "deployment-not-found", 404, false;
     /// The version to run does not take over some sessions; they would stay on their current version. Nothing has changed. The detail says how many, why, and what to do.
     SessionsWouldStay = "sessions-would-stay", 409, false;
+    /// A stage of the gate has stopped the deploy, or somebody has ended it. Nothing has moved. `slotd gate SERVICE` shows the report.
+    GateStopped = "gate-stopped", 409, false;
+    /// No deploy of the service has gone through the gate, or there is none to confirm or to end.
+    GateNotFound = "gate-not-found", 404, false;
     /// The service has no earlier version to roll back to.
     NothingToRollBack = "nothing-to-roll-back", 409, false;
     /// Another deploy or rollback of the service is in progress, or another node committed one first. Nothing has changed.

@@ -4,10 +4,12 @@
 //! the one follows from the other. Who runs sessions on two versions is above.
 
 mod path;
+pub mod record;
 pub mod report;
 pub mod spec;
 pub mod verdict;
 
+pub use record::{GateRecord, Phase, Remembered};
 pub use report::{
     Cost, Example, GateReport, GateShare, Group, Kind, Reason, Spread, Stage, StageResult, Standing,
 };

@@ -30,3 +30,30 @@ pub const GATE_COST_RISE_MIN: u64 = 10_000;
 pub const GATE_MEMORY_RISE_MIN: u64 = 4 * 1024 * 1024;
 /// Places of one reply, event, effect or value that are looked at; where more differ, the whole does.
 pub const GATE_PLACES_MAX: usize = 16;
+
+/// How long a node that drives a gate may be silent before another one goes on with it: longer than the engine
+/// needs to find a new leader.
+pub const GATE_LEASE: Duration = Duration::from_secs(15);
+/// The same for one that the others do not count as alive.
+pub const GATE_LEASE_GONE: Duration = Duration::from_secs(1);
+/// How often it writes how far it is: each time is a write to the registry.
+pub const GATE_BEAT: Duration = Duration::from_secs(2);
+/// How often it asks the nodes how far they are: soon at first, as the gate of a small service is over at once.
+pub const GATE_POLL_MIN: Duration = Duration::from_millis(2);
+pub const GATE_POLL_MAX: Duration = Duration::from_millis(250);
+/// How long one node may take to say how far it is.
+pub const GATE_ASK_WAIT: Duration = Duration::from_secs(3);
+/// How long a node that is alive may not answer before its slots are given out again.
+pub const GATE_SILENT_MAX: Duration = Duration::from_secs(20);
+/// How often a stage is given out, as slots move or nodes leave: what nobody has seen then, the report names.
+pub const GATE_ROUNDS_MAX: u32 = 5;
+/// How long what differs waits for somebody to confirm it.
+pub const GATE_CONFIRM_WAIT: Duration = Duration::from_secs(30 * 60);
+/// How often a node looks for gates whose driver is gone.
+pub const GATE_LOOK: Duration = Duration::from_secs(1);
+/// What stopped gates before that the next one looks at first.
+pub const GATE_REMEMBERED_MAX: usize = 64;
+/// Reports that are kept of a service's deploys: each has up to some hundred kilobytes.
+pub const GATE_REPORTS_MAX: usize = 8;
+/// Bytes of them, together: they are one value in the registry.
+pub const GATE_REPORTS_BYTES_MAX: usize = 512 * 1024;
