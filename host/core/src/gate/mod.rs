@@ -3,6 +3,8 @@
 //! What is here computes and starts nothing: what is asked for ([`GateSpec`]), what was found ([`GateReport`]), and how
 //! the one follows from the other. Who runs sessions on two versions is above.
 
+pub mod compare;
+pub mod interface;
 mod path;
 pub mod record;
 pub mod report;

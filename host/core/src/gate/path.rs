@@ -219,7 +219,8 @@ mod tests {
                 prop_assert_eq!(at(&after, &place.path), place.after);
                 prop_assert_ne!(place.before, place.after);
                 let text = show(&place.path, false);
-                prop_assert_eq!(parse(&text).as_ref(), Some(&place.path));
+                let read = parse(&text);
+                prop_assert_eq!(read.as_ref(), Some(&place.path));
                 let grouped = parse(&show(&place.path, true)).unwrap();
                 prop_assert!(covers(&grouped, &place.path), "{}", text);
                 for length in 0..place.path.len() {

@@ -502,3 +502,76 @@ impl GateReport {
         self.stages.iter().any(|stage| !stage.groups.is_empty())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn group(kind: Kind, path: String) -> Group {
+        Group { kind, path, count: 1, stops: false, example: Example::default() }
+    }
+
+    /// A version that differs in every session has a report all the same; and a trap among so many replies shows.
+    #[test]
+    fn groups_are_counted_and_bounded() {
+        let mut result = StageResult::new(Stage::Replay);
+        for n in 0..3 * limits::GATE_GROUPS_MAX {
+            result.add(group(Kind::Reply, format!("$.{}", n / 2)));
+        }
+        result.add(group(Kind::Trap, "at last".into()));
+        let of = |path: &str| result.groups.iter().find(|group| group.path == path).unwrap();
+        assert_eq!((of("$.0").count, of(OTHERS).count), (2, 100));
+        assert_eq!(result.groups.len(), limits::GATE_GROUPS_MAX + 2);
+        let traps = result.groups.iter().filter(|group| group.kind == Kind::Trap);
+        assert_eq!(traps.map(|group| group.count).sum::<u64>(), 1);
+        let mut unseen = StageResult::new(Stage::Migrate);
+        (0..100).for_each(|n| unseen.add_unseen(&format!("reason {n}"), "x"));
+        assert_eq!((unseen.unseen.len(), unseen.unseen()), (limits::GATE_REASONS_MAX, 100));
+        let mut costs = Vec::new();
+        (0..100).for_each(|n| {
+            add_cost(&mut costs, Cost { of: format!("{n}"), messages: 1, ..Cost::default() })
+        });
+        assert_eq!(costs.len(), limits::GATE_KINDS_MAX);
+        assert_eq!(costs.iter().map(|cost| cost.messages).sum::<u64>(), 100);
+    }
+
+    #[test]
+    fn the_rest_takes_as_long_as_what_was_done() {
+        let mut result = StageResult::new(Stage::Migrate);
+        assert_eq!(result.remaining_ms(), None);
+        (result.seen, result.of, result.elapsed_ms) = (1_000, 4_000, 500);
+        assert_eq!(result.remaining_ms(), Some(1_500));
+    }
+
+    proptest! {
+        /// What nodes have counted apart comes to what one would have counted, and to what it was, but for a thirty-second.
+        #[test]
+        fn spreads_add_up(sizes in prop::collection::vec(0_u64..1 << 50, 1..60), at in 0_usize..60) {
+            let of = |sizes: &[u64]| {
+                let mut spread = Spread::default();
+                sizes.iter().for_each(|size| spread.add(*size));
+                spread
+            };
+            let at = at.min(sizes.len());
+            let mut merged = of(&sizes[..at]);
+            merged.merge(&of(&sizes[at..]));
+            prop_assert_eq!(&merged, &of(&sizes));
+            let mut sorted = sizes.clone();
+            sorted.sort_unstable();
+            for (shown, real) in [
+                (merged.p50(), sorted[(sorted.len() - 1) / 2]),
+                (merged.p99(), sorted[(sorted.len() * 99).div_ceil(100) - 1]),
+            ] {
+                prop_assert!(shown <= real && real - shown <= real / 32, "{shown} {real}");
+            }
+        }
+
+        #[test]
+        fn a_size_is_in_its_step(size in any::<u64>()) {
+            let step = Spread::step_of(size);
+            prop_assert!(Spread::size_of(step) <= size);
+            prop_assert!(size < Spread::size_of(step + 1) || step == Spread::step_of(u64::MAX));
+        }
+    }
+}

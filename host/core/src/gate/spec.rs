@@ -160,6 +160,11 @@ impl Want {
         }
     }
 
+    /// Whether it is something that slotd does not give to every version.
+    pub fn reaches_out(&self) -> bool {
+        !matches!(self, Self::Import(_))
+    }
+
     /// For people: what it means.
     pub fn sentence(&self) -> String {
         match self {
@@ -272,3 +277,67 @@ macro_rules! as_text {
 
 as_text!(Want);
 as_text!(Ignore);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_is_read_as_it_is_written() {
+        for text in [
+            "reply",
+            "reply.$.took_ms",
+            "event.line.$.at[*].x",
+            "state.room/#",
+            "state.a.b.$[\"c d\"]",
+            "rejection.closed",
+        ] {
+            let read: Ignore = text.parse().unwrap();
+            assert_eq!(read.to_string(), text);
+        }
+        for text in ["", "trap", "cost.x", "reply.$..a", "replies", "want.http:x", "late"] {
+            assert!(text.parse::<Ignore>().is_err(), "{text}");
+        }
+        for text in ["http:a.example", "secret:KEY", "memory", "effect:timers", "import:x"] {
+            assert_eq!(text.parse::<Want>().unwrap().to_string(), text);
+        }
+        for text in ["", "http", "http:", "memory:3", "disk:x"] {
+            assert!(text.parse::<Want>().is_err(), "{text}");
+        }
+    }
+
+    /// A configuration that an older node half understands would stop less than it says.
+    #[test]
+    fn an_unknown_key_is_refused_and_what_is_left_out_has_its_default() {
+        let read = |text: &str| serde_json::from_str::<GateSpec>(text);
+        let spec = read("{\"mode\": \"strict\", \"ignore\": [\"reply.$.at\"]}").unwrap();
+        assert_eq!((spec.mode, spec.messages()), (Mode::Strict, limits::GATE_MESSAGES_DEFAULT));
+        assert!(read("{\"shadow\": true}").is_err());
+        assert!(read("{\"ignore\": [\"trap\"]}").is_err());
+        let again = serde_json::to_string(&spec).unwrap();
+        assert_eq!(read(&again).unwrap(), spec);
+        assert_eq!(GateSpec::default().mode, Mode::Report);
+    }
+
+    #[test]
+    fn what_can_not_be_done_is_refused() {
+        let good = GateSpec::default();
+        assert!(good.check().is_ok());
+        for bad in [
+            GateSpec { sessions: Some(0), ..good.clone() },
+            GateSpec { sessions: Some(1), share: Some(0.5), ..good.clone() },
+            GateSpec { share: Some(0.0), ..good.clone() },
+            GateSpec { share: Some(f64::NAN), ..good.clone() },
+            GateSpec { messages: Some(0), ..good.clone() },
+            GateSpec { threads: Some(0), ..good.clone() },
+            GateSpec { time_ms: Some(0), ..good.clone() },
+            GateSpec { cost_ratio_max: Some(0.5), ..good.clone() },
+            GateSpec { cost_ratio_max: Some(f64::INFINITY), ..good.clone() },
+        ] {
+            assert!(bad.check().is_err(), "{bad:?}");
+        }
+        let share = GateSpec { share: Some(0.1), ..good.clone() };
+        assert_eq!((share.sessions_of(1_000), share.sessions_of(3)), (100, 1));
+        assert_eq!(good.sessions_of(5), limits::GATE_SESSIONS_DEFAULT);
+    }
+}

@@ -28,6 +28,8 @@ pub const GATE_KINDS_MAX: usize = 64;
 pub const GATE_COST_RISE_MIN: u64 = 10_000;
 /// Bytes by which an instance takes more memory before that counts: an allocator may round as much.
 pub const GATE_MEMORY_RISE_MIN: u64 = 4 * 1024 * 1024;
+/// Instances that may be in memory while fuel is counted: a few of each thread.
+pub const METERED_INSTANCES_MAX: usize = 16;
 /// Places of one reply, event, effect or value that are looked at; where more differ, the whole does.
 pub const GATE_PLACES_MAX: usize = 16;
 

@@ -179,6 +179,8 @@ pub struct Outcome {
     pub host_calls: u32,
     /// Whether the guest read or wrote the state.
     pub used_state: bool,
+    /// What it has computed, about one for each instruction; 0 where that is not counted.
+    pub fuel: u64,
     /// From the call's begin to its end, with the times that it let others run; `None`: nothing was
     /// called.
     pub elapsed: Option<Duration>,
@@ -194,6 +196,7 @@ impl Outcome {
             ephemeral: Vec::new(),
             host_calls: 0,
             used_state: false,
+            fuel: 0,
             elapsed: None,
         }
     }
@@ -422,6 +425,8 @@ pub struct Plugin {
     /// Of its compiled code, which all of its instances share.
     code_bytes: usize,
     log: Arc<guest_log::PluginLog>,
+    /// What its calls compute is counted.
+    is_metered: bool,
 }
 
 /// What must stay of what is stored; see [`PluginHost::remove_unneeded`].
@@ -546,6 +551,14 @@ impl PluginHost {
         let future = guests.clone().try_one(Arc::clone(&signal));
         self.inner.offload.run_own(&signal, Some(&guests.service), future).await
     }
+    /// A host beside this one that counts what calls compute, with a folder and a budget of its own. It has no
+    /// components until they are added. It is the same one for as long as somebody has it.
+    ///
+    /// # Errors
+    /// As [`PluginHost::new`].
+    pub fn metered(&self) -> Result<Self, PluginError> {
+        Ok(Self { inner: self.inner.metered()? })
+    }
     /// Running time that a call may have.
     pub fn deadline(&self) -> Duration {
         self.inner.deadline()
@@ -602,6 +615,18 @@ impl Plugin {
             }
         }
         effects
+    }
+    /// The names of what it imports.
+    pub fn imports(&self) -> BTreeSet<String> {
+        let pre = self.pre.instance_pre();
+        let component = pre.component().component_type();
+        component.imports(pre.engine()).map(|(name, _)| name.to_owned()).collect()
+    }
+    /// The names of what it exports.
+    pub fn exports(&self) -> BTreeSet<String> {
+        let pre = self.pre.instance_pre();
+        let component = pre.component().component_type();
+        component.exports(pre.engine()).map(|(name, _)| name.to_owned()).collect()
     }
     /// Bytes of its compiled code: once in memory, however many instances there are.
     pub fn code_bytes(&self) -> usize {

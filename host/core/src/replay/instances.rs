@@ -41,6 +41,13 @@ impl Instances {
         Ok(version.plugin.instantiate(Account::default(), timeout).await?.muted())
     }
 
+    /// Bytes of linear memory that the instances of a version have.
+    pub fn memory_bytes(&self, version: &Version) -> usize {
+        let digest = version.plugin.digest();
+        let own = self.idle.iter().filter(|(of, _)| *of == digest);
+        own.map(|(_, instance)| instance.memory_bytes()).max().unwrap_or(0)
+    }
+
     pub(super) fn keep(&mut self, version: &Version, instance: Instance) {
         if self.isolation == Isolation::Call {
             return;

@@ -20,5 +20,5 @@ mod session;
 mod tests;
 
 pub use instances::{Instances, Version};
-pub use outcome::{Difference, Outcome, Replied, Seen, What, differences};
-pub use session::{Base, Handled, Replay, Runs, Step, Unable};
+pub use outcome::{Difference, Outcome, Replied, Seen, What, differences, shown};
+pub use session::{Base, Handled, Refused, Replay, Runs, Step, Unable};

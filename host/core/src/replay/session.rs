@@ -74,6 +74,8 @@ pub struct Handled {
     pub migrated: bool,
     pub outcome: Outcome,
     pub host_calls: u32,
+    /// What it has computed, `migrate` included; 0 where that is not counted.
+    pub fuel: u64,
 }
 
 /// Why an entry can't be run. It says nothing of the session.
@@ -113,6 +115,7 @@ type Ran = (Box<Session>, Result<Done, Failed>);
 struct Done {
     replied: Replied,
     host_calls: u32,
+    fuel: u64,
 }
 
 /// Why a message did not come to a reply.
@@ -226,17 +229,61 @@ impl Replay {
         if bytes > limits::REPLAY_SESSION_BYTES_MAX {
             return Err(Unable::TooLarge { bytes });
         }
-        let (outcome, host_calls) = match result {
-            Ok(done) => (Outcome::Replied(done.replied), done.host_calls),
-            Err(Failed::Migrate(why)) => (Outcome::Failed { kind: "migrate", why }, 0),
-            Err(Failed::By(Failure::Rejected(rejection))) => (Outcome::Rejected(rejection), 0),
+        let (outcome, host_calls, fuel) = match result {
+            Ok(done) => (Outcome::Replied(done.replied), done.host_calls, done.fuel),
+            Err(Failed::Migrate(why)) => (Outcome::Failed { kind: "migrate", why }, 0, 0),
+            Err(Failed::By(Failure::Rejected(rejection))) => (Outcome::Rejected(rejection), 0, 0),
             Err(Failed::By(failure)) => {
-                (Outcome::Failed { kind: failure.kind(), why: failure.to_string() }, 0)
+                (Outcome::Failed { kind: failure.kind(), why: failure.to_string() }, 0, 0)
             }
         };
         self.advance(entry, runs.on.id);
         let migrated = runs.from.is_some();
-        Ok(Step::Handled(Box::new(Handled { migrated, outcome, host_calls })))
+        Ok(Step::Handled(Box::new(Handled { migrated, outcome, host_calls, fuel })))
+    }
+
+    /// Has `migrate` of a version take the session over, as its next message would; `time_ms`: the time of that.
+    /// The answer is why it does not. What it writes is the session's then.
+    ///
+    /// # Errors
+    /// Why that can't be done. The session is as it was.
+    pub async fn migrate(
+        &mut self,
+        on: &Version,
+        from: &str,
+        time_ms: u64,
+        instances: &mut Instances,
+    ) -> Result<Result<(), Refused>, Unable> {
+        let session = self.take()?;
+        let seq = session.head.seq + 1;
+        let tx = Transaction::new(SLOT, self.store.0.clone(), session).at_level(NEWEST);
+        let migrated = migrate(Box::new(tx), (seq, time_ms), on, from, instances).await;
+        let (tx, refused, _) = match migrated {
+            Ok(migrated) => migrated,
+            Err((session, why)) => {
+                self.session = session;
+                return Err(why);
+            }
+        };
+        if let Some(refused) = refused {
+            self.session = Some(tx.discard());
+            return Ok(Err(refused));
+        }
+        let (mut session, fault) = match tx.merge(&mut self.numbers) {
+            Ok((session, _)) => (session, None),
+            Err((session, fault)) => (session, Some(fault)),
+        };
+        if fault.is_none() {
+            session.head.deployment = on.id;
+        }
+        self.session = Some(session);
+        Ok(match fault {
+            None => Ok(()),
+            Some(fault) => {
+                let failure = failure_of(fault);
+                Err(Refused { kind: failure.kind(), why: failure.to_string() })
+            }
+        })
     }
 
     /// Writes what an operator has written.
@@ -311,23 +358,13 @@ impl Replay {
         if let Some((name, left)) = fires {
             tx.fire(name, left);
         }
-        let mut tx = Box::new(tx);
+        let (mut tx, mut fuel) = (Box::new(tx), 0);
         if let Some(from) = runs.from {
-            let input = Input::Migrate { from: from.to_owned() };
-            let (back, outcome) = call(tx, entry, runs.on, input, instances).await?;
-            tx = back;
-            let refused = match outcome.result {
-                Ok(_) => {
-                    let migrate = if outcome.used_state { Migrate::Own } else { Migrate::None };
-                    let on = runs.on;
-                    let taken = takes_over(migrate, from, &on.version, on.same_state);
-                    taken.err().map(|refusal| refusal.reason(from, &on.version).to_string())
-                }
-                Err(Failure::Rejected(rejection)) => Some(rejection.message),
-                Err(failure) => Some(failure.to_string()),
-            };
-            if let Some(why) = refused {
-                return Ok((tx.discard(), Err(Failed::Migrate(why))));
+            let at = (entry.seq, entry.time_ms);
+            let (back, refused, used) = migrate(tx, at, runs.on, from, instances).await?;
+            (tx, fuel) = (back, used);
+            if let Some(refused) = refused {
+                return Ok((tx.discard(), Err(Failed::Migrate(refused.why))));
             }
             tx.end_phase();
         }
@@ -343,8 +380,10 @@ impl Replay {
             tx.takes(message.body.len());
         }
         let input = Input::Handle { message: Arc::new(message), origin };
-        let (tx, outcome) = call(tx, entry, runs.on, input, instances).await?;
+        let at = (entry.seq, entry.time_ms);
+        let (tx, outcome) = call(tx, at, runs.on, input, instances).await?;
         let Called { result, events, ephemeral, host_calls, .. } = outcome;
+        fuel += outcome.fuel;
         let reply = match result {
             Ok(reply) => reply,
             Err(failure) => return Ok((tx.discard(), Err(Failed::By(failure)))),
@@ -364,7 +403,7 @@ impl Replay {
                     effects: written.effects,
                     writes: written.state,
                 };
-                Ok((session, Ok(Done { replied, host_calls })))
+                Ok((session, Ok(Done { replied, host_calls, fuel })))
             }
             Err((session, fault)) => Ok((session, Err(Failed::By(failure_of(fault))))),
         }
@@ -378,12 +417,45 @@ struct Called {
     ephemeral: Vec<Event>,
     host_calls: u32,
     used_state: bool,
+    fuel: u64,
+}
+
+/// Why `migrate` did not take a session over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// As [`Failure::kind`]; `rejected`: it has said so itself, or has none.
+    pub kind: &'static str,
+    pub why: String,
+}
+
+/// Calls `migrate`: the transaction, why it refuses, and what it computed. `at`: the number and the time of the message
+/// that it is for.
+async fn migrate(
+    tx: Box<Transaction>,
+    at: (u64, u64),
+    on: &Version,
+    from: &str,
+    instances: &mut Instances,
+) -> Result<(Box<Transaction>, Option<Refused>, u64), Stopped> {
+    let input = Input::Migrate { from: from.to_owned() };
+    let (tx, called) = call(tx, at, on, input, instances).await?;
+    let rejected = |why| Some(Refused { kind: "rejected", why });
+    let refused = match called.result {
+        Ok(_) => {
+            let migrate = if called.used_state { Migrate::Own } else { Migrate::None };
+            let taken = takes_over(migrate, from, &on.version, on.same_state);
+            taken.err().and_then(|refusal| rejected(refusal.reason(from, &on.version).to_string()))
+        }
+        Err(Failure::Rejected(rejection)) => rejected(rejection.message),
+        Err(failure) => Some(Refused { kind: failure.kind(), why: failure.to_string() }),
+    };
+    Ok((tx, refused, called.fuel))
 }
 
 /// Calls, and gives the transaction back.
 async fn call(
     tx: Box<Transaction>,
-    entry: &Entry,
+    (seq, time_ms): (u64, u64),
     on: &Version,
     input: Input,
     instances: &mut Instances,
@@ -393,9 +465,10 @@ async fn call(
         Err(why) => return Err((Some(tx.discard()), Unable::NoInstance(why))),
     };
     let session = tx.session().key.clone();
-    let call = Call { session, seq: entry.seq, time_ms: entry.time_ms, state: tx, input };
-    let plugin::Outcome { state, result, events, ephemeral, host_calls, used_state, .. } =
-        instance.call(call).await;
+    let call = Call { session, seq, time_ms, state: tx, input };
+    let outcome = instance.call(call).await;
+    let plugin::Outcome { state, result, events, ephemeral, host_calls, used_state, fuel, .. } =
+        outcome;
     let Some(tx) = Transaction::from_state(state) else {
         let lost = StateError::Unavailable("a call did not give its state back".into());
         return Err((None, lost.into()));
@@ -408,7 +481,7 @@ async fn call(
         Err(failure) if failure.is_fatal() => {}
         _ => instances.keep(on, instance),
     }
-    Ok((tx, Called { result, events, ephemeral, host_calls, used_state }))
+    Ok((tx, Called { result, events, ephemeral, host_calls, used_state, fuel }))
 }
 
 /// What the message comes from of the session's effects, and what is left of it.
