@@ -11,7 +11,7 @@
 //! - what nodes are and say to each other: `peer`, `ring`, `discovery`, `membership`, `rpc`;
 //! - who may do what: `access`;
 //! - what services may use of a node, and have used: `quota`;
-//! - what runs histories again: `replay`;
+//! - what runs histories again: `replay`, and on a new version: `gate`;
 //! - who has which slot: `router`, `swap`, `cluster`;
 //! - all of it put together: `node`, and what makes or asks one: `config`, `http`, `cli`.
 
@@ -24,6 +24,9 @@ mod cluster;
 mod config;
 mod discovery;
 mod files;
+// The commands that begin one are a change of their own.
+#[cfg_attr(not(test), allow(dead_code))]
+mod gate;
 mod http;
 mod limits;
 mod membership;
@@ -40,6 +43,8 @@ mod swap;
 mod tls;
 mod watchdog;
 
+/// What a gate is asked for and reports; `gate` here runs it.
+pub(crate) use slotd_core::gate as gate_report;
 /// Runs one session's history; `replay` here drives it.
 pub(crate) use slotd_core::replay as replay_engine;
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::Decider;
 use crate::{
     audit::{Audit, Change},
     files::{self, Stamp, stamp},
-    gate_engine::GateSpec,
+    gate_report::GateSpec,
     limits,
     plugin::Digest,
 };
@@ -41,8 +41,12 @@ fn read_with_digest(path: &Path) -> Result<(Policy, Digest), Vec<Fault>> {
     let text = String::from_utf8(bytes).map_err(|_| one("the file is not UTF-8".into()))?;
     let base = path.parent().filter(|base| !base.as_os_str().is_empty());
     let policy = Policy::parse(&text, base.unwrap_or(Path::new(".")))?;
-    let gates = policy.gates();
-    let faults: Vec<_> = gates.filter_map(|(service, gate)| gate_fault(service, gate)).collect();
+    let mut faults: Vec<Fault> = Vec::new();
+    for (service, gate) in policy.gates() {
+        let fault = gate_fault(service, gate);
+        // A service that has the table of `*` has its line.
+        faults.extend(fault.filter(|fault| faults.iter().all(|known| known.line != fault.line)));
+    }
     if !faults.is_empty() {
         return Err(faults);
     }
@@ -185,7 +189,7 @@ mod tests {
             .unwrap();
         let policy = read(&path).unwrap();
         let spec = gate_spec(policy.service("chat").gate.as_ref().unwrap()).unwrap();
-        assert_eq!((spec.mode, spec.accept.len()), (crate::gate_engine::Mode::Strict, 1));
+        assert_eq!((spec.mode, spec.accept.len()), (crate::gate_report::Mode::Strict, 1));
         for wrong in
             ["mode = 'loose'", "modes = 'strict'", "accept = ['everything']", "threads = 0"]
         {

@@ -6,6 +6,7 @@ use super::{
     },
     client::{Client, encode, operator, query},
     exit::{CliError, Exit},
+    gate,
     json::Json,
     output::{self, Table, format_time, list, number, text, time},
     signing,
@@ -53,17 +54,19 @@ pub fn service_path(service: &str, rest: &str) -> Result<String, CliError> {
 }
 
 pub async fn deploy(args: Deploy, json: bool) -> Result<(), CliError> {
-    let [force, same_state] = args.options.query();
-    let path = service_path(&args.service, "/deploy")?
-        + &query(&[("version", args.version), force, same_state]);
+    let mut parameters = vec![("version", args.version)];
+    parameters.extend(args.options.query());
+    parameters.extend(args.gate.query(json, args.options.force));
+    let path = service_path(&args.service, "/deploy")? + &query(&parameters);
     let client = args.admin.client_waiting(limits::CLIENT_DEPLOY_TIMEOUT)?;
     let by = args.options.by()?;
     let component = Bytes::from(read_component(&args.file)?);
     let signature = signing::of_component(&args.file, args.signature.as_deref(), &component)?;
     let mut headers = vec![("content-type", "application/wasm"), (SENDER, by.as_str())];
     headers.extend(signature.as_deref().map(|signature| (SIGNATURE, signature)));
-    let answer = client.request(Method::POST, &path, &headers, component).await?;
-    changed(&client, &args.service, answer.json()?, args.wait, json).await
+    let asked = client.request(Method::POST, &path, &headers, component);
+    let answer = gate::through(&client, &args.service, asked, json).await?;
+    changed(&client, &args.service, answer, args.wait, json).await
 }
 
 pub async fn rollback(args: Rollback, json: bool) -> Result<(), CliError> {
@@ -160,6 +163,9 @@ async fn changed(
         };
         let label = text(&answer, "current.label") + same_state;
         match answer["changed"].as_bool() {
+            Some(false) if answer["gate"].is_object() => {
+                output::line(&format!("{service} runs {label}; nothing changed"))?
+            }
             Some(false) => {
                 output::line(&format!("{service} already runs {label}; nothing changed"))?
             }

@@ -4,6 +4,7 @@
 mod audit;
 mod config;
 mod connection;
+mod gate;
 mod replay;
 mod session;
 mod sim;
@@ -14,6 +15,7 @@ pub use self::{
     audit::AuditLog,
     config::ConfigArgs,
     connection::{AdminArgs, AdminOnlyArgs, ApiArgs},
+    gate::{GateArgs, GateMode, GateOf},
     replay::Audit,
     session::{
         History, Query, Send, SessionArgs, SessionCmd, SessionDelete, SessionExport, SessionImport,
@@ -75,7 +77,15 @@ pub enum Cmd {
     Serve(Serve),
 
     /// Deploy a component as a service, or swap a service to it while it serves
+    ///
+    /// A version that follows another one goes through the gate first: what it would do with the
+    /// sessions and messages that there are is found out before any slot switches to it. See
+    /// docs/gate.md.
     Deploy(Deploy),
+    /// Show what a service's last deploy was found to do before it moved anything
+    ///
+    /// Exit code 9 if it was stopped. See docs/gate.md.
+    Gate(GateOf),
     /// Roll back to the previous version
     Rollback(Rollback),
     /// List the deployed services
@@ -223,6 +233,8 @@ pub struct Deploy {
     pub version: Option<String>,
     #[command(flatten)]
     pub options: DeployOptionArgs,
+    #[command(flatten)]
+    pub gate: GateArgs,
     /// The component's signature, of slotd or of cosign [default: FILE.sig, if it is there]
     #[arg(long, value_name = "FILE")]
     pub signature: Option<PathBuf>,

@@ -11,7 +11,7 @@ use super::{
     started,
 };
 use crate::{
-    access::{self, Decider, PolicyFile, TokenStore},
+    access::{self, Decider, PolicyFile, TokenStore, policy::gate_spec},
     audit, buffers,
     config::{Config, Listener},
     database::{OpenError, StorageOptions},
@@ -136,6 +136,11 @@ async fn assemble(
         let access = access_parts.decider.access().clone();
         node.set_deploy_keys(Arc::new(move |service| {
             signing::deploy_keys(&access.policy(), service)
+        }));
+        let access = access_parts.decider.access().clone();
+        node.set_gate_specs(Arc::new(move |service| {
+            // What can't be read is not in force.
+            access.policy().service(service).gate.as_ref().and_then(|gate| gate_spec(gate).ok())
         }));
         crate::task::spawn("policy", policy.follow(audit.clone(), node.stopping()));
     }

@@ -12,6 +12,7 @@ mod dev;
 #[cfg(test)]
 mod docs;
 mod exit;
+mod gate;
 mod https;
 mod join;
 mod json;
@@ -109,6 +110,7 @@ async fn command(command: Cmd, json: bool) -> Result<(), CliError> {
         // They have runtimes of their own.
         Cmd::Serve(_) | Cmd::Dev(_) => Ok(()),
         Cmd::Deploy(args) => admin::deploy(args, json).await,
+        Cmd::Gate(args) => gate::gate(args, json).await,
         Cmd::Rollback(args) => admin::rollback(args, json).await,
         Cmd::Services(args) => admin::services(args, json).await,
         Cmd::Deployments(args) => admin::deployments(args, json).await,

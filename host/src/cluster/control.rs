@@ -3,10 +3,12 @@
 use crate::{
     cluster::reports::{MoveInfo, NodeView, PurgeShare},
     error::Error,
+    gate_report::{GateShare, GateSpec, Remembered, Stage},
     log::{Position, Term, record::DeploymentId},
     names::{ServiceName, SlotId},
     quota::usage::{Ask, UsageShare},
     replay::{AuditShare, AuditSpec},
+    service::Deployment,
     slot::Loaded,
     state::{SessionCount, stored::StoredByService},
     swap::SwapShare,
@@ -70,6 +72,11 @@ pub enum ControlRequest {
     CancelAudit {
         ask: AuditAsk,
     },
+    /// How far are you with your part of a gate? If you don't know it and there is a job: begin.
+    Gate {
+        ask: GateAsk,
+        job: Option<Box<GateJob>>,
+    },
     /// How far have you deleted the sessions of a removed service?
     Purge {
         service: ServiceName,
@@ -98,6 +105,8 @@ pub enum ControlResponse {
     Stored(StoredByService),
     /// `None`: it is not known here.
     Audit(Option<Box<AuditShare>>),
+    /// `None`: it is not known here.
+    Gate(Option<Box<GateShare>>),
 }
 
 /// Which audit.
@@ -105,6 +114,30 @@ pub enum ControlResponse {
 pub struct AuditAsk {
     pub id: String,
     pub service: ServiceName,
+}
+
+/// Which part of a gate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateAsk {
+    pub id: String,
+    pub service: ServiceName,
+    pub stage: Stage,
+    pub round: u32,
+}
+
+/// What is to be done for a stage of a gate.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GateJob {
+    /// What runs.
+    pub current: DeploymentId,
+    pub candidate: Deployment,
+    pub spec: GateSpec,
+    /// Slots that need not be looked at again, in their order.
+    pub done: Vec<SlotId>,
+    /// Of the service, on all nodes.
+    pub sessions_of_all: u64,
+    /// What stopped gates before.
+    pub remembered: Vec<Remembered>,
 }
 
 /// # Errors

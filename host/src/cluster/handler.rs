@@ -48,6 +48,12 @@ pub trait LocalNode: Send + Sync + 'static {
         spec: crate::replay::AuditSpec,
         sessions_of_all: u64,
     ) -> BoxFuture<'static, Result<Option<crate::replay::AuditShare>, Error>>;
+    /// How far this node's part of a gate is, which begins if there is a job.
+    fn gate(
+        &self,
+        ask: &control::GateAsk,
+        job: Option<control::GateJob>,
+    ) -> Option<crate::gate_report::GateShare>;
     fn audit(&self, ask: &control::AuditAsk, cancel: bool) -> Option<crate::replay::AuditShare>;
     fn not_ready(&self) -> Option<String>;
     /// Gives everything away and ends the process.
@@ -236,6 +242,9 @@ impl Cluster {
             }
             ControlRequest::CancelAudit { ask } => {
                 ControlResponse::Audit(local.audit(&ask, true).map(Box::new))
+            }
+            ControlRequest::Gate { ask, job } => {
+                ControlResponse::Gate(local.gate(&ask, job.map(|job| *job)).map(Box::new))
             }
             ControlRequest::Sessions { service } => {
                 ControlResponse::Sessions(local.sessions(service).await?)

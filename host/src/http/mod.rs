@@ -18,6 +18,7 @@ mod events;
 mod fake;
 mod feed;
 mod frames;
+mod gate;
 mod health;
 mod history;
 mod http2;

@@ -194,11 +194,12 @@ fn codes(method: &str, path: &str) -> Vec<Code> {
             (_, "/services/{service}/deploy") => {
                 let refused =
                     [PluginRefused, PluginTooCostly, MemoryFull, BodyTooLarge, SignatureRefused];
-                of(&[&CHANGE, &DEPLOY, &refused, &[RequestTimeout]])
+                of(&[&CHANGE, &DEPLOY, &refused, &[RequestTimeout, GateStopped]])
             }
             (_, "/services/{service}/rollback") => {
                 of(&[&CHANGE, &DEPLOY, &[NothingToRollBack, DeploymentNotFound, SignatureRefused]])
             }
+            (_, "/services/{service}/gate") => of(&[&CHANGE, &[ServiceNotFound, GateNotFound]]),
             ("POST", "/services/{service}/audits") => of(&[&CHANGE, &READ, &[SessionNotFound]]),
             (_, "/services/{service}/audits/{audit}") => of(&[&CHANGE, &[AuditNotFound]]),
             ("DELETE", "/services/{service}") => of(&[&CHANGE, &[ServiceNotFound, SwapInProgress]]),
@@ -412,6 +413,9 @@ mod tests {
                 "GET /admin/v1/services/{service}/types",
                 "GET /admin/v1/services/{service}/pinned",
                 "GET /admin/v1/services/{service}/limits",
+                "GET /admin/v1/services/{service}/gate",
+                "POST /admin/v1/services/{service}/gate",
+                "DELETE /admin/v1/services/{service}/gate",
                 "POST /admin/v1/services/{service}/audits",
                 "GET /admin/v1/services/{service}/audits/{audit}",
                 "DELETE /admin/v1/services/{service}/audits/{audit}",

@@ -6,7 +6,7 @@ use super::{
     admin,
     audit::{self, Note, audited, intended},
     connection::ConnShared,
-    events, health, history, messages, notify, operate,
+    events, gate, health, history, messages, notify, operate,
     problem::Failed,
     quota, replay, sessions, socket,
     stats::Stats,
@@ -76,6 +76,14 @@ pub(super) fn admin_routes() -> Routes<Admin> {
         .on([needs(GET, AdminRead, Service)], routes!(admin::types))
         .on([needs(GET, AdminRead, Service)], routes!(admin::pinned))
         .on([needs(GET, AdminRead, Service)], routes!(quota::get))
+        .on(
+            [
+                needs(GET, AdminRead, Service),
+                needs(POST, Deploy, Service),
+                needs(DELETE, Deploy, Service),
+            ],
+            routes!(gate::report, gate::confirm, gate::cancel),
+        )
         .on([needs(POST, Operate, Service)], routes!(replay::start))
         .on(
             [needs(GET, AdminRead, Service), needs(DELETE, Operate, Service)],
@@ -178,9 +186,10 @@ struct Guard {
 }
 
 /// Routes of POST whose requests have no body.
-const WITHOUT_BODY: [&str; 10] = [
+const WITHOUT_BODY: [&str; 11] = [
     "/admin/v1/services/{service}/rollback",
     "/admin/v1/services/{service}/audits",
+    "/admin/v1/services/{service}/gate",
     "/admin/v1/services/{service}/sessions/{session}/dead/{timer}/{due_ms}/retry",
     "/admin/v1/services/{service}/sessions/{session}/dead/{message}/retry",
     "/admin/v1/services/{service}/sessions/{session}/requests/{request}/dead/{time_ms}/retry",

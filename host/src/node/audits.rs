@@ -11,7 +11,7 @@ use crate::{
 pub(super) struct Audits {
     jobs: Mutex<VecDeque<Arc<Job>>>,
     /// Of all of them.
-    threads: Arc<Semaphore>,
+    pub(super) threads: Arc<Semaphore>,
 }
 
 impl Default for Audits {

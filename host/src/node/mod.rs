@@ -5,6 +5,7 @@ mod audits;
 mod components;
 mod courier;
 mod effects;
+mod gates;
 mod level;
 mod maintenance;
 mod memory;
@@ -39,10 +40,11 @@ pub use crate::{
 };
 pub use audit_report::AuditReport;
 pub use effects::EffectKind;
+pub use gates::GateView;
 pub use level::LevelDuties;
 pub use requester::{OfNode as HttpRequester, RequestOptions};
 pub use reseal::SealInfo;
-pub use session_check::DeployOptions;
+pub use session_check::{DeployOptions, GateOptions};
 pub use usage::UsageReport;
 pub use views::*;
 
@@ -54,11 +56,12 @@ use crate::{
     cluster::{
         ChangeAvoid, Cluster, ClusterOptions, ClusterParts, EngineProbe, LateHandler, LocalNode,
         ReportUnfit,
-        control::{AuditAsk, ControlRequest, ControlResponse},
+        control::{AuditAsk, ControlRequest, ControlResponse, GateAsk, GateJob},
     },
     database::Health,
     effects::rules::SendRules,
     error::{Cause, Code, Error},
+    gate_report::GateShare,
     limits,
     loads::{Load, Loads},
     log::{SlotLog, sealed::SealedLog},
@@ -97,7 +100,7 @@ use removal::Purge;
 use slotd_quota::shares::Terms;
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -127,6 +130,8 @@ pub struct Node {
     stragglers: Mutex<HashMap<ServiceName, Arc<Swap>>>,
     /// Histories that are run again.
     audits: Arc<audits::Audits>,
+    /// Deploys that are seen before they move anything.
+    gates: gates::Gates,
     /// One deploy or rollback of a service at a time, until it is durable.
     deploying: Turns,
     stopping: watch::Sender<bool>,
@@ -337,6 +342,7 @@ impl Node {
             };
             cluster = Some(Cluster::start(shared.options, parts));
         }
+        let gates = gates::Gates::open(&data_dir, registry.as_ref(), &context.catalogue)?;
         let node = Arc::new(Self {
             name: options.name.clone(),
             audit,
@@ -355,6 +361,7 @@ impl Node {
             past_swaps: Arc::new(PastSwaps::open(data_dir.clone())),
             stragglers: Mutex::default(),
             audits: Arc::default(),
+            gates,
             deploying: Turns::default(),
             stopping: watch::Sender::new(false),
             health: data_dir.health(),
@@ -398,6 +405,7 @@ impl Node {
             "housekeeping",
             maintenance::maintain(Arc::downgrade(node), node.stopping.subscribe()),
         );
+        crate::task::spawn("gates", gates::keep(Arc::downgrade(node), node.stopping.subscribe()));
         crate::task::spawn("wakes", wakes::wake(Arc::downgrade(node), node.stopping.subscribe()));
         crate::task::spawn(
             "feature level",
@@ -535,6 +543,7 @@ impl Node {
         self.stopping.send_replace(true);
         self.stop_compiling();
         self.audits.stop();
+        self.gates.stop();
         if let Some(cluster) = &self.cluster {
             cluster.close();
         }
@@ -606,6 +615,9 @@ impl LocalNode for Node {
     }
     fn audit(&self, ask: &AuditAsk, cancel: bool) -> Option<AuditShare> {
         self.own_audit(ask, cancel)
+    }
+    fn gate(&self, ask: &GateAsk, job: Option<GateJob>) -> Option<GateShare> {
+        self.gate_part(ask, job)
     }
     fn not_ready(&self) -> Option<String> {
         self.ready().err().map(|error| error.detail.into_owned())

@@ -1,6 +1,11 @@
 //! Deployments: what a service runs, and the swaps that change it.
 
-use super::{turns::Turn, *};
+use super::{
+    gates::{Begun, ByGate},
+    turns::Turn,
+    *,
+};
+use crate::{gate_report::GateRecord, plugin::Digest};
 
 impl Node {
     pub fn services(&self) -> Vec<ServiceInfo> {
@@ -95,7 +100,7 @@ impl Node {
     /// compile it now; `swap-in-progress` while another deploy is being prepared;
     /// `storage-unavailable`. Nothing has changed then.
     pub async fn deploy(
-        &self,
+        self: &Arc<Self>,
         service: &ServiceName,
         version: Option<String>,
         component: Bytes,
@@ -108,25 +113,52 @@ impl Node {
         let signature = options.signature.as_deref();
         let signer = self.check_signature(service, &component, signature).await?;
         let room = self.context.plugins.room(component.len()).map_err(not_added)?;
-        let turn = self.turn(service).await?;
+        let mut turn = self.turn(service).await?;
         let plugin = self.context.plugins.add(component).await.map_err(not_added)?;
         drop(room);
         let version = version.or_else(|| plugin.version().map(ToOwned::to_owned));
-        let existing = self.context.catalogue.get(service);
-        let existing = existing.as_deref();
         let (version, digest) = (version.as_deref(), plugin.digest());
         let change = Change { signer, ..options.change() };
-        let next = Service::deployed(existing, service, version, digest, &change)?;
-        let sessions = match &next {
-            Some(next) => self.outlook(next, &plugin, &options).await?,
-            None => Vec::new(),
-        };
-        let new_effects = match &next {
-            Some(_) => self.new_effects(existing, &plugin).await,
-            None => BTreeSet::new(),
-        };
-        let deployed = self.swap_to(service, next, sessions, turn).await?;
-        Ok(Deployed { new_effects, ..deployed })
+        loop {
+            let existing = self.context.catalogue.get(service);
+            let existing = existing.as_deref();
+            let next = Service::deployed(existing, service, version, digest, &change)?;
+            let Some(next) = next else {
+                return self.swap_to(service, None, Vec::new(), turn).await;
+            };
+            let by_gate = self.by_gate(existing, &next, version, &options)?;
+            let sessions = self.outlook(&next, &plugin, &options).await?;
+            let new_effects = self.new_effects(existing, &plugin).await;
+            let ByGate::Yes(record) = by_gate else {
+                let deployed = self.swap_to(service, Some(next), sessions, turn).await?;
+                return Ok(Deployed { new_effects, ..deployed });
+            };
+            // Others may change the service while it is in the gate, which ends that.
+            drop(turn);
+            // What can't run need not be looked at.
+            drop(self.tried(&next.target()).await?);
+            self.share_component(digest).await?;
+            let record = GateRecord { signer: change.signer.clone(), ..*record };
+            match self.begin_gate(record).await? {
+                Begun::Runs(id) => {
+                    return self.after_gate(service, &id, sessions, new_effects).await;
+                }
+                Begun::Waited => turn = self.turn(service).await?,
+            }
+        }
+    }
+
+    /// Makes a component available to all nodes.
+    async fn share_component(&self, digest: Digest) -> Result<(), Error> {
+        let Some(registry) = &self.registry else { return Ok(()) };
+        let component = self.context.plugins.component(digest).await;
+        let component = component.map_err(|e| Error::internal(e.to_string()))?;
+        registry.components().put(digest, component).await.map_err(|why| {
+            Error::new(
+                Code::StorageUnavailable,
+                format!("the component was not stored for the cluster: {why}"),
+            )
+        })
     }
 
     /// Switches every slot back to the previous version, or to the one that `to` names by its
@@ -185,33 +217,16 @@ impl Node {
         let own =
             own.and_then(|(next, to)| Some((to.generation(), DeploymentInfo::of(next, to.id())?)));
         let mut superseded = None;
-        if let (Some(next), Some(target), Some(registry)) = (&next, &target, &self.registry) {
-            // A plugin that can't be had must not become current.
-            let tried = self.tried(target).await?;
-            let digest = tried.plugin().digest();
-            let component = self.context.plugins.component(digest).await;
-            let component = component.map_err(|e| Error::internal(e.to_string()))?;
-            registry.components().put(digest, component).await.map_err(|why| {
-                Error::new(
-                    Code::StorageUnavailable,
-                    format!("the component was not stored for the cluster: {why}"),
-                )
-            })?;
-            self.make_durable(next.clone()).await?;
-            self.place(target, tried);
+        if let (Some(next), Some(target)) = (next, target) {
+            let swap = self.switch(next).await?;
             drop(turn);
-            superseded = self.wait_for_cluster(service, target.generation()).await;
-        } else if let (Some(next), Some(target)) = (next, target) {
-            let from = self.context.catalogue.get(service).filter(|s| !s.is_removed());
-            let from = from.map(|s| s.target().label());
-            // A plugin that can't be had must not become current.
-            let tried = self.tried(&target).await?;
-            self.make_durable(next).await?;
-            self.place(&target, tried);
-            let swap = self.start_swap(Activation { target }, from);
-            drop(turn);
-            swap.wait(limits::SWAP_WAIT).await;
-            superseded = Some(swap);
+            superseded = match swap {
+                Some(swap) => {
+                    swap.wait(limits::SWAP_WAIT).await;
+                    Some(swap)
+                }
+                None => self.wait_for_cluster(service, target.generation()).await,
+            };
         }
         let info = self.service_of_cluster(service).await?;
         let service = service.clone();
@@ -220,7 +235,8 @@ impl Node {
             Some((generation, current)) if info.generation > generation => {
                 let swap = superseded.map(|swap| swap.info());
                 let new_effects = BTreeSet::new();
-                Deployed { service, current, changed: true, sessions, new_effects, swap }
+                let gate = None;
+                Deployed { service, current, changed: true, sessions, new_effects, swap, gate }
             }
             own => Deployed {
                 service,
@@ -229,8 +245,42 @@ impl Node {
                 sessions,
                 new_effects: BTreeSet::new(),
                 swap: info.swap,
+                gate: None,
             },
         })
+    }
+
+    /// Makes `next` current for good. In a cluster each node's slots follow; on a node that stands alone they begin
+    /// to switch, with the swap that is given. The caller has the service's turn.
+    ///
+    /// # Errors
+    /// As [`Node::deploy`]: nothing has changed then, except for `outcome-unknown`.
+    pub(super) async fn switch(&self, next: Service) -> Result<Option<Arc<Swap>>, Error> {
+        let target = next.target();
+        let from = self.context.catalogue.get(target.service()).filter(|s| !s.is_removed());
+        let from = from.map(|s| s.target().label());
+        // A plugin that can't be had must not become current.
+        let tried = self.tried(&target).await?;
+        self.share_component(tried.plugin().digest()).await?;
+        self.make_durable(next).await?;
+        self.place(&target, tried);
+        let is_alone = self.cluster.is_none();
+        Ok(is_alone.then(|| self.start_swap(Activation { target }, from)))
+    }
+
+    /// Waits for a swap on all nodes, at most [`limits::SWAP_WAIT`]. Gives this node's part of it, if that is known.
+    pub(super) async fn wait_for_swap(
+        &self,
+        service: &ServiceName,
+        generation: u64,
+    ) -> Option<Arc<Swap>> {
+        if self.cluster.is_some() {
+            return self.wait_for_cluster(service, generation).await;
+        }
+        let swap = self.swaps.lock().get(service).cloned();
+        let swap = swap.filter(|swap| swap.generation() == generation)?;
+        swap.wait(limits::SWAP_WAIT).await;
+        Some(swap)
     }
 
     /// Makes a service's new record durable: in a cluster for all nodes.

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::{
+    gate_report::{Mode, Want},
     plugin::Migrates,
     service::compatibility::{Migrate, takes_over},
     slot::SlotHandle,
@@ -18,6 +19,24 @@ pub struct DeployOptions {
     pub by: Author,
     /// Of the component, not checked yet.
     pub signature: Option<Vec<u8>>,
+    pub gate: GateOptions,
+}
+
+/// What a deploy asks of the gate, over what the configuration says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GateOptions {
+    pub mode: Option<Mode>,
+    /// In addition.
+    pub accept: Vec<Want>,
+    pub sessions: Option<u64>,
+    pub messages: Option<u64>,
+    pub seed: Option<u64>,
+    pub time_ms: Option<u64>,
+    pub threads: Option<usize>,
+    /// The gate, and no more.
+    pub dry_run: bool,
+    /// What differs is to be confirmed before slots switch.
+    pub confirm: bool,
 }
 
 impl DeployOptions {

@@ -1,5 +1,6 @@
 //! A node's reports on its services, except those that lower modules of this crate define.
 
+use super::gates::GateView;
 use crate::{
     cluster::reports::{PurgeShare, SilentNode},
     log::record::DeploymentId,
@@ -212,4 +213,8 @@ pub struct Deployed {
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub new_effects: BTreeSet<String>,
     pub swap: Option<SwapInfo>,
+    /// What came of the gate, if it went through one. While its `verdict` is `running` or `confirming`, nothing has
+    /// changed yet: ask for it until it has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gate: Option<GateView>,
 }

@@ -11,6 +11,7 @@ mod demo;
 mod dns;
 mod engine;
 mod follow;
+mod gate;
 mod http;
 mod judged;
 mod killed;

@@ -19,6 +19,7 @@ mod demo;
 mod dev;
 mod docs;
 mod examples;
+mod gate;
 mod hostile;
 mod http;
 mod http2;

@@ -118,7 +118,7 @@ pub fn compare_states<'a>(
         if one == other {
             continue;
         }
-        let subject = without_numbers(key);
+        let subject = grouped(key);
         match (one, other) {
             (Some(one), Some(other)) => all.bytes(Kind::State, &subject, one, other),
             (one, other) => {
@@ -166,8 +166,8 @@ fn secrets(text: &str) -> impl Iterator<Item = &str> {
     text.split("{{secret:").skip(1).filter_map(|rest| Some(rest.split_once("}}")?.0))
 }
 
-/// A key of a state, with what numbers things left out: so it groups.
-fn without_numbers(key: &str) -> String {
+/// A key of a state, or a reason, without the numbers in it: so it groups.
+pub fn grouped(key: &str) -> String {
     let mut out = String::new();
     for character in text::cut(key, limits::GATE_TEXT_BYTES_MAX / 2).chars() {
         match character.is_ascii_digit() {
@@ -227,7 +227,7 @@ impl All<'_> {
             }
             Outcome::Failed { kind, why } => {
                 let kind = kind_of(kind);
-                let reason = without_numbers(why);
+                let reason = grouped(why);
                 let reason = text::printable(&reason, Keep::Tabs);
                 self.add(kind, &reason, None, || (answered(), shown(why.as_bytes())));
             }

@@ -9,6 +9,7 @@ use super::{GateReport, GateShare, GateSpec, Group, Stage, StageResult, Standing
 use crate::{
     level::Unknown,
     limits,
+    log::record::DeploymentId,
     names::{ServiceName, SlotId},
     service::{Author, Change, Deployment, Signer},
 };
@@ -54,6 +55,8 @@ pub struct GateRecord {
     /// The service's, when it was begun: once there is another one, it is void.
     pub generation: u64,
     /// What ran then.
+    pub current: DeploymentId,
+    /// Its label.
     pub from: Arc<str>,
     /// What is to run: as it is numbered if nothing comes in between.
     pub candidate: Deployment,
@@ -260,6 +263,7 @@ mod tests {
             id: "a".into(),
             service: service.clone(),
             generation: 1,
+            current: 1,
             from: "1.0.0+01".into(),
             candidate: next.deployment(2).unwrap().clone(),
             version: None,

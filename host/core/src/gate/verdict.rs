@@ -40,6 +40,13 @@ pub fn decide(result: &mut StageResult, spec: &GateSpec) {
         let text = format!("{sessions} sessions, or slots, were not migrated: there is more below");
         why.push(Reason { why: text, sessions, example: String::new() });
     }
+    // Sessions that are pinned already are no worse off than they were.
+    let first = result.unseen.iter().map(|it| &*it.why).find(|why| !why.starts_with(PINNED));
+    let none = (result.seen == 0 && why.is_empty()).then_some(first).flatten();
+    if let Some(first) = none.filter(|_| result.stage == Stage::Migrate) {
+        let text = format!("no session at all could be migrated: {first}");
+        why.push(Reason { why: text, sessions: result.unseen(), example: String::new() });
+    }
     why.into_iter().for_each(|reason| add_reason(&mut result.why, reason));
     result.standing = match result.why.is_empty() {
         true => Standing::Passed,
@@ -90,6 +97,9 @@ fn costs(result: &StageResult, spec: &GateSpec) -> Vec<Group> {
     }
     groups
 }
+
+/// Begins what is said of sessions that an earlier version has refused, as this one does.
+pub const PINNED: &str = "it is pinned";
 
 /// The group of an instance's memory.
 pub const MEMORY: &str = "memory";

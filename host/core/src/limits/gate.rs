@@ -32,6 +32,20 @@ pub const GATE_MEMORY_RISE_MIN: u64 = 4 * 1024 * 1024;
 pub const METERED_INSTANCES_MAX: usize = 16;
 /// Places of one reply, event, effect or value that are looked at; where more differ, the whole does.
 pub const GATE_PLACES_MAX: usize = 16;
+/// Messages of one session that fail before no more are run: what comes behind so many follows from them.
+pub const GATE_FAILURES_PER_SESSION: u32 = 16;
+/// Last messages of a session that are run on new instances too, to see whether the version keeps something.
+pub const GATE_FRESH_MESSAGES: u64 = 16;
+/// How long a part runs messages on new instances, in all: an instance takes from some microseconds to some milliseconds.
+pub const GATE_FRESH_TIME: Duration = Duration::from_secs(5);
+/// Fewer messages say nothing of what a version costs, and would be counted for longer than they are run.
+pub const GATE_COST_MESSAGES_MIN: u64 = 10;
+/// Bytes of the name of a kind of messages.
+pub const GATE_KIND_BYTES_MAX: usize = 64;
+/// Failed sessions of an earlier gate that are run first.
+pub const GATE_FIRST_MAX: usize = 256;
+/// Hosts and secrets of a version's requests that are remembered.
+pub const GATE_WANTED_MAX: usize = 1_000;
 
 /// How long a node that drives a gate may be silent before another one goes on with it: longer than the engine
 /// needs to find a new leader.

@@ -2,7 +2,7 @@
 
 use crate::{
     error::{Code, Error},
-    gate_engine::GateRecord,
+    gate_report::GateRecord,
     names::ServiceName,
     registry::{GatePut, KeptGate, Registry},
     storage::DataDir,
