@@ -173,7 +173,9 @@ async fn changed(
         }
         output::print(&outlook(&answer))?;
         output::print(&new_effects(&answer))?;
-        if answer["swap"].is_object() {
+        // Of a dry run it is the one before.
+        let is_dry = answer["gate"].is_object() && answer["changed"].as_bool() == Some(false);
+        if answer["swap"].is_object() && !is_dry {
             output::print(&swap_lines(&answer["swap"]))?;
         }
         if !wait && is_moving(&answer["swap"]) {

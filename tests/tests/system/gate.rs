@@ -115,7 +115,8 @@ fn a_version_that_does_not_answer_what_was_answered_is_stopped() {
             node.api().send("chat", &format!("room-{room}"), say("ann", "hello")).await?;
         }
         let other = file("hostile-v2");
-        let (exit, gate) = deploy(&node, &["chat", &other, "--version", "9.0.0", "--wait"]).await?;
+        let accepts = ["--version", "9.0.0", "--accept", "effect:*", "--accept", "memory"];
+        let (exit, gate) = deploy(&node, &[&["chat", &other], &accepts[..]].concat()).await?;
         ensure!(exit == Some(9) && gate["verdict"] == "stopped", "{gate:#}");
         ensure!(gate["stage"] == "replay", "{gate:#}");
         ensure!(generation(&node, "chat").await? == 1, "it has moved");
