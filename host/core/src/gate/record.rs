@@ -237,7 +237,7 @@ fn bounded(all: Vec<Remembered>) -> Vec<Remembered> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::{
         gate::{Example, Kind},
@@ -245,7 +245,7 @@ mod tests {
         service::Change,
     };
 
-    fn record() -> GateRecord {
+    pub(crate) fn record() -> GateRecord {
         let service = ServiceName::parse("chat").unwrap();
         let change = Change::default();
         let deploy = |before: Option<&crate::service::catalogue::Service>, n| {
