@@ -70,7 +70,11 @@ impl LocalPart {
     fn runs(&self, begun: Result<Arc<Part>, Error>) {
         let mut state = self.state.lock();
         match (&*state, begun) {
-            (State::Loading, Ok(part)) => *state = State::Runs(part),
+            (State::Loading, Ok(part)) => {
+                let stage = self.ask.stage.as_str();
+                tracing::debug!(service = %self.ask.service, gate = %part.id, stage, "does its part");
+                *state = State::Runs(part);
+            }
             (State::Loading, Err(why)) => {
                 tracing::warn!(service = %self.ask.service, error = %why, "can't do this node's \
                     part of a gate");
