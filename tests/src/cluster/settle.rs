@@ -117,6 +117,18 @@ pub async fn unsettled(through: &Member, nodes: &[Arc<Member>], slots: u16) -> O
     (owned != u32::from(slots)).then(|| format!("{owned} of {slots} slots are owned"))
 }
 
+/// For whoever reads why a cluster did not come to rest.
+async fn under_way(admin: &Admin) -> String {
+    match tokio::time::timeout(ANSWER_WITHIN, admin.moves(MOVES_SHOWN)).await {
+        Ok(Ok(mut moves)) => {
+            moves.retain(|one| !["done", "failed", "cancelled"].contains(&&*one.state));
+            format!("{moves:?}")
+        }
+        Ok(Err(why)) => format!("not known: {why:#}"),
+        Err(_) => "not known: no answer".into(),
+    }
+}
+
 impl Cluster {
     /// Waits until the cluster is at rest with exactly these nodes. Returns the time that it took.
     ///
@@ -131,7 +143,10 @@ impl Cluster {
         let through = nodes.first().context("no node")?;
         while let Some(why) = unsettled(through, nodes, self.slots()).await {
             if started.elapsed() > limit {
-                bail!("the cluster is not settled within {limit:?}: {why}");
+                let moves = under_way(&through.admin()).await;
+                bail!(
+                    "the cluster is not settled within {limit:?}: {why}; moves under way: {moves}"
+                );
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
