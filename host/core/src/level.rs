@@ -14,7 +14,7 @@
 //! | 5 | 30 November 2026 | messages between sessions: their records, rows and origins; sessions that expire ([`SENDS_FROM`]) |
 //! | 6 | 30 November 2026 | requests over HTTP: their rows and origins; sessions that close, and that are told of their subscribers ([`HTTP_FROM`]) |
 //! | 7 | 30 November 2026 | messages and queries with the identity of their client ([`IDENTITY_FROM`]); logs and snapshots of a cluster that are sealed ([`SEALED_FROM`]) |
-//! | 8 | 30 November 2026 | what operators have written, in histories ([`ENTERED_FROM`]) |
+//! | 8 | 30 November 2026 | what operators have written, in histories ([`ENTERED_FROM`]); services with a canary ([`CANARY_FROM`]) |
 //!
 //! A level is also the version of the protocol (`peer::protocol`) between nodes: a cluster
 //! at level 2 has no node that speaks only version 1.
@@ -61,6 +61,9 @@ pub const SEALED_FROM: Level = 7;
 
 /// From here on, an operator's entry has what was written with it: before, a history could not be run past it.
 pub const ENTERED_FROM: Level = 8;
+
+/// From here on, a service may have a canary: before, not every node would run its version in its slots.
+pub const CANARY_FROM: Level = 8;
 
 /// Fields of a stored JSON value that this version does not know. They are kept when it changes the
 /// value: what a later version has put there is not lost by chance.

@@ -4,6 +4,7 @@ use super::{
     args::{
         AdminOnly, AdminService, Deploy, DeployOptionArgs, Rollback, SlotArgs, Slots, Swap, SwapCmd,
     },
+    canary,
     client::{Client, encode, operator, query},
     exit::{CliError, Exit},
     json::Json,
@@ -54,8 +55,9 @@ pub fn service_path(service: &str, rest: &str) -> Result<String, CliError> {
 
 pub async fn deploy(args: Deploy, json: bool) -> Result<(), CliError> {
     let [force, same_state] = args.options.query();
-    let path = service_path(&args.service, "/deploy")?
-        + &query(&[("version", args.version), force, same_state]);
+    let [canary, pause, messages] = args.canary.query();
+    let options = [("version", args.version), force, same_state, canary, pause, messages];
+    let path = service_path(&args.service, "/deploy")? + &query(&options);
     let client = args.admin.client_waiting(limits::CLIENT_DEPLOY_TIMEOUT)?;
     let by = args.options.by()?;
     let component = Bytes::from(read_component(&args.file)?);
@@ -165,6 +167,7 @@ async fn changed(
             }
             _ => output::line(&format!("{service} runs {label}"))?,
         }
+        output::print(&canary::lines(service, &answer["canary"]))?;
         output::print(&outlook(&answer))?;
         output::print(&new_effects(&answer))?;
         if answer["swap"].is_object() {
@@ -253,8 +256,12 @@ fn swap_lines(swap: &Value) -> String {
 pub async fn swap(args: Swap, json: bool) -> Result<(), CliError> {
     let (service, admin) = match args {
         Swap { cmd: Some(SwapCmd::Status(args)), .. } => (args.service, args.admin),
-        Swap { cmd: None, service, admin } => {
+        Swap { cmd: None, service, admin, canary: change } => {
             let service = service.unwrap_or_default();
+            let client = admin.client_waiting(limits::CLIENT_DEPLOY_TIMEOUT)?;
+            if canary::change(&client, &service, &change, json).await?.is_some() {
+                return Ok(());
+            }
             output::complain(&format!("this command is now `slotd swap status {service}`"));
             (service, admin)
         }
@@ -267,6 +274,7 @@ async fn swap_status(client: &Client, service: &str, json: bool) -> Result<(), C
     if json {
         return output::line(&answer.to_string());
     }
+    output::print(&canary::lines(service, &answer["canary"]))?;
     match answer["swap"].is_object() {
         true => {
             let state = if is_moving(&answer["swap"]) { "swapping" } else { "swapped" };
@@ -363,7 +371,7 @@ pub async fn services(args: AdminOnly, json: bool) -> Result<(), CliError> {
                 (false, ..) => "-".into(),
                 (_, _, Some(error)) => format!("stuck: {error}"),
                 (_, true, _) => format!("{} of {}", text(swap, "moved"), text(swap, "slots")),
-                _ => "done".into(),
+                _ => canary::short(&service["canary"]).unwrap_or_else(|| "done".into()),
             },
         ]);
     }

@@ -2,6 +2,7 @@
 //! commands, and of `serve` are in the files below.
 
 mod audit;
+mod canary;
 mod config;
 mod connection;
 mod replay;
@@ -12,6 +13,7 @@ mod usage;
 
 pub use self::{
     audit::AuditLog,
+    canary::{CanaryArgs, CanaryChangeArgs},
     config::ConfigArgs,
     connection::{AdminArgs, AdminOnlyArgs, ApiArgs},
     replay::Audit,
@@ -223,6 +225,8 @@ pub struct Deploy {
     pub version: Option<String>,
     #[command(flatten)]
     pub options: DeployOptionArgs,
+    #[command(flatten)]
+    pub canary: CanaryArgs,
     /// The component's signature, of slotd or of cosign [default: FILE.sig, if it is there]
     #[arg(long, value_name = "FILE")]
     pub signature: Option<PathBuf>,
@@ -277,9 +281,11 @@ pub struct Rollback {
 pub struct Swap {
     #[command(subcommand)]
     pub cmd: Option<SwapCmd>,
-    /// As `slotd swap status`, from before it was called that
-    #[arg(hide = true, required = true)]
+    /// The service whose canary is meant; alone, as `slotd swap status`
+    #[arg(required = true)]
     pub service: Option<String>,
+    #[command(flatten)]
+    pub canary: CanaryChangeArgs,
     #[command(flatten)]
     pub admin: AdminArgs,
 }

@@ -5,6 +5,7 @@ mod args;
 mod assemble;
 mod audit;
 mod boot;
+mod canary;
 mod client;
 mod cluster;
 mod descriptors;

@@ -1,7 +1,7 @@
 //! Control messages between nodes about slots. JSON, because they are small and infrequent.
 
 use crate::{
-    cluster::reports::{MoveInfo, NodeView, PurgeShare},
+    cluster::reports::{CanaryShare, MoveInfo, NodeView, PurgeShare},
     error::Error,
     log::{Position, Term, record::DeploymentId},
     names::{ServiceName, SlotId},
@@ -70,6 +70,12 @@ pub enum ControlRequest {
     CancelAudit {
         ask: AuditAsk,
     },
+    /// What have you counted of a step of a service's canary?
+    Canary {
+        service: ServiceName,
+        /// The generation in which it began, and the step.
+        trial: (u64, u8),
+    },
     /// How far have you deleted the sessions of a removed service?
     Purge {
         service: ServiceName,
@@ -98,6 +104,8 @@ pub enum ControlResponse {
     Stored(StoredByService),
     /// `None`: it is not known here.
     Audit(Option<Box<AuditShare>>),
+    /// `None`: it is at another step.
+    Canary(Option<Box<CanaryShare>>),
 }
 
 /// Which audit.

@@ -49,6 +49,12 @@ pub trait LocalNode: Send + Sync + 'static {
         sessions_of_all: u64,
     ) -> BoxFuture<'static, Result<Option<crate::replay::AuditShare>, Error>>;
     fn audit(&self, ask: &control::AuditAsk, cancel: bool) -> Option<crate::replay::AuditShare>;
+    /// What was counted here of a step of a service's canary.
+    fn canary(
+        &self,
+        service: &crate::names::ServiceName,
+        trial: (u64, u8),
+    ) -> Option<crate::cluster::reports::CanaryShare>;
     fn not_ready(&self) -> Option<String>;
     /// Gives everything away and ends the process.
     fn drain(&self);
@@ -236,6 +242,9 @@ impl Cluster {
             }
             ControlRequest::CancelAudit { ask } => {
                 ControlResponse::Audit(local.audit(&ask, true).map(Box::new))
+            }
+            ControlRequest::Canary { service, trial } => {
+                ControlResponse::Canary(local.canary(&service, trial).map(Box::new))
             }
             ControlRequest::Sessions { service } => {
                 ControlResponse::Sessions(local.sessions(service).await?)

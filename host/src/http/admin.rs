@@ -13,12 +13,12 @@ use crate::{
     error::{Code, Error},
     names::{ServiceName, SessionId, check_plugin_version},
     node::{
-        DeployOptions, Deployed, Deployments, Drained, LevelInfo, MoveCancelled, MovesInfo, Node,
-        NodeDraining, NodeForgotten, NodesInfo, Rebalanced, RingInfo, SealInfo, ServiceInfo,
-        ServiceRemoved, ServiceTypes, SlotInfo,
+        CanaryChange, DeployOptions, Deployed, Deployments, Drained, LevelInfo, MoveCancelled,
+        MovesInfo, Node, NodeDraining, NodeForgotten, NodesInfo, Rebalanced, RingInfo, SealInfo,
+        ServiceInfo, ServiceRemoved, ServiceTypes, SlotInfo,
     },
     plugin::Digest,
-    service::Author,
+    service::{Author, canary::CanaryOptions},
     signing,
 };
 use axum::{
@@ -74,8 +74,15 @@ pub(super) async fn change<T: Serialize + Send + 'static>(
 }
 
 /// What the audit log has of a deploy or rollback.
-const DEPLOYED: [&str; 5] =
-    ["current.deployment", "current.version", "current.digest", "current.signed_by", "changed"];
+const DEPLOYED: [&str; 7] = [
+    "current.deployment",
+    "current.version",
+    "current.digest",
+    "current.signed_by",
+    "changed",
+    "canary.state",
+    "canary.deployment.version",
+];
 
 /// What a service runs before a change.
 fn note_current(note: &Note, node: &Node, service: &ServiceName) {
@@ -94,6 +101,10 @@ fn note_options(note: &Note, options: &DeployOptions) {
         if set {
             note.asked(name, true);
         }
+    }
+    if let Some(canary) = &options.canary {
+        let steps: Vec<_> = canary.steps.iter().map(u16::to_string).collect();
+        note.asked("canary", steps.join(","));
     }
     if let Some(by) = &options.by.said {
         note.asked("by", &**by);
@@ -142,6 +153,9 @@ pub(super) async fn service(State(admin): State<Admin>, uri: Uri) -> Answer {
         ("version" = Option<String>, Query, description = "The version's name, 1 to 64 of A-Z a-z 0-9 . _ + -; default: the version in the component"),
         ("force" = Option<bool>, Query, description = "Deploy even if some sessions stay on the version that last handled them, because the new version is not later and has no migrate that takes them over. Default: refuse with `sessions-would-stay`"),
         ("same_state" = Option<bool>, Query, description = "This version reads every other version's state as it is, so all sessions switch"),
+        ("canary" = Option<String>, Query, description = "Try the version in some of the slots first: in how many thousandths of them, step by step, as `10,100,500`; `1000` is added. Empty: `10,100,500,1000`. The answer is sent when the slots of the first step have switched"),
+        ("pause" = Option<u64>, Query, description = "Of a canary: how many seconds a step takes at least. Default 300"),
+        ("messages" = Option<u64>, Query, minimum = 20, description = "Of a canary: how many messages and queries its version has to have handled in a step before it goes on. Default 500"),
         ("Slotd-Signature" = Option<String>, Header, description = "The component's signature, in base64; needed where the policy has `deploy_keys` for the service"),
     ),
     request_body(content = Binary, content_type = "application/wasm", description = "A WebAssembly component, up to 64 MiB"),
@@ -155,13 +169,17 @@ pub(super) async fn deploy(
 ) -> Answer {
     let (head, body) = request.into_parts();
     let service = params::admin_service_of(&head.uri)?;
-    let query = Query::parse(&head.uri, &["version", "force", "same_state"])?;
+    let query = Query::parse(
+        &head.uri,
+        &["version", "force", "same_state", "canary", "pause", "messages"],
+    )?;
     let version = query.get("version").map(|v| check_version("version", v)).transpose()?;
     let options = deploy_options(&query, &head.headers, &who)?;
     let signature = params::text(&head.headers, &params::SIGNATURE)?.map(|text| {
         signing::decode(text).map_err(|why| invalid(format!("header slotd-signature: {why}")))
     });
-    let options = DeployOptions { signature: signature.transpose()?, ..options };
+    let canary = canary_options(&query)?;
+    let options = DeployOptions { signature: signature.transpose()?, canary, ..options };
     let node = admin.node()?.clone();
     note_current(&note, &node, &service);
     note_options(&note, &options);
@@ -198,6 +216,7 @@ fn deploy_options(query: &Query, headers: &HeaderMap, who: &Who) -> Result<Deplo
         force: query.bool("force")?.unwrap_or(false),
         same_state: query.bool("same_state")?.unwrap_or(false),
         signature: None,
+        canary: None,
     })
 }
 
@@ -301,9 +320,93 @@ pub(super) async fn deployments(State(admin): State<Admin>, uri: Uri) -> Answer 
 pub(super) async fn swap(State(admin): State<Admin>, uri: Uri) -> Answer {
     params::no_query(&uri)?;
     let service = params::admin_service_of(&uri)?;
-    let ServiceInfo { service, generation, swap, .. } =
-        admin.reading(admin.node()?.service_of_cluster(&service)).await?;
-    Ok(json(&SwapStatus { service, generation, swap }))
+    let ServiceInfo { service, generation, canary, swap, .. } =
+        admin.reading(admin.node()?.swap_of_cluster(&service)).await?;
+    Ok(json(&SwapStatus { service, generation, canary, swap }))
+}
+
+/// Promotes, holds, resumes or aborts a canary
+///
+/// `promote` makes its version the service's, in all slots at once. `hold` keeps it at its step; it still goes back by
+/// itself when it does badly. `resume` lets it go on, with the step's pause from the beginning. `abort` has all slots run the
+/// version before again: sessions that the canary's version has handled go back as they do in a rollback, and those that the
+/// version before does not take over stay on the canary's. The response is sent when all slots have switched, or earlier with
+/// `swap.done` false.
+#[utoipa::path(
+    post,
+    operation_id = "change_canary",
+    path = "/admin/v1/services/{service}/swap",
+    tag = "admin",
+    params(
+        ("service" = String, Path, description = "The service"),
+        ("canary" = String, Query, description = "What becomes of the canary: `promote`, `hold`, `resume` or `abort`"),
+    ),
+    responses((status = 200, description = "The canary as it is then", body = SwapStatus, content_type = "application/json"))
+)]
+pub(super) async fn change_canary(
+    State(admin): State<Admin>,
+    Extension(who): Extension<Arc<Who>>,
+    note: Note,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Answer {
+    let service = params::admin_service_of(&uri)?;
+    let query = Query::parse(&uri, &["canary"])?;
+    let wanted = query.get("canary").unwrap_or_default();
+    let wanted = CanaryChange::parse(wanted).ok_or_else(|| {
+        invalid(format!("query parameter \"canary\": one of {}", CanaryChange::NAMES.join(", ")))
+    })?;
+    let by = author(&headers, &who)?;
+    let node = admin.node()?.clone();
+    note_current(&note, &node, &service);
+    note.asked("canary", query.get("canary").unwrap_or_default());
+    if let Some(by) = &by.said {
+        note.asked("by", &**by);
+    }
+    let work = async move {
+        let ServiceInfo { service, generation, canary, swap, .. } =
+            node.change_canary(&service, wanted, by).await?;
+        Ok(SwapStatus { service, generation, canary, swap })
+    };
+    change(&note, &["generation", "canary.state", "canary.deployment.version"], work).await
+}
+
+/// The steps of a canary: `10,100,500`, in thousandths of the slots; with its other options.
+fn canary_options(query: &Query) -> Result<Option<CanaryOptions>, Error> {
+    let Some(steps) = query.get("canary") else {
+        for name in ["pause", "messages"] {
+            if query.get(name).is_some() {
+                return Err(invalid(format!("query parameter {name:?}: only with `canary`")));
+            }
+        }
+        return Ok(None);
+    };
+    let number = |name: &str| {
+        let parse = |text: &str| {
+            text.parse::<u64>()
+                .map_err(|_| invalid(format!("query parameter {name:?}: a whole number")))
+        };
+        query.get(name).map(parse).transpose()
+    };
+    let default = CanaryOptions::default();
+    let steps = match steps {
+        "" => default.steps,
+        steps => {
+            let steps: Result<Vec<u16>, _> = steps.split(',').map(str::parse).collect();
+            steps.map_err(|_| {
+                invalid(
+                    "query parameter \"canary\": thousandths of the slots, as 10,100,500"
+                        .to_owned(),
+                )
+            })?
+        }
+    };
+    let options = CanaryOptions {
+        steps,
+        pause_ms: number("pause")?.map_or(default.pause_ms, |s| s.saturating_mul(1_000)),
+        messages: number("messages")?.unwrap_or(default.messages),
+    };
+    options.checked().map(Some).map_err(|why| invalid(format!("query parameters: {why}")))
 }
 
 /// Shows the types of a service's messages

@@ -192,13 +192,20 @@ fn codes(method: &str, path: &str) -> Vec<Code> {
             ("GET", "/tokens") => vec![],
             (_, "/access/explain") => vec![BodyTooLarge, RequestTimeout],
             (_, "/services/{service}/deploy") => {
-                let refused =
-                    [PluginRefused, PluginTooCostly, MemoryFull, BodyTooLarge, SignatureRefused];
+                let refused = [
+                    PluginRefused,
+                    PluginTooCostly,
+                    MemoryFull,
+                    BodyTooLarge,
+                    SignatureRefused,
+                    LevelUnreadable,
+                ];
                 of(&[&CHANGE, &DEPLOY, &refused, &[RequestTimeout]])
             }
             (_, "/services/{service}/rollback") => {
                 of(&[&CHANGE, &DEPLOY, &[NothingToRollBack, DeploymentNotFound, SignatureRefused]])
             }
+            ("POST", "/services/{service}/swap") => of(&[&CHANGE, &DEPLOY, &[DeploymentNotFound]]),
             ("POST", "/services/{service}/audits") => of(&[&CHANGE, &READ, &[SessionNotFound]]),
             (_, "/services/{service}/audits/{audit}") => of(&[&CHANGE, &[AuditNotFound]]),
             ("DELETE", "/services/{service}") => of(&[&CHANGE, &[ServiceNotFound, SwapInProgress]]),
@@ -409,6 +416,7 @@ mod tests {
                 "POST /admin/v1/services/{service}/rollback",
                 "GET /admin/v1/services/{service}/deployments",
                 "GET /admin/v1/services/{service}/swap",
+                "POST /admin/v1/services/{service}/swap",
                 "GET /admin/v1/services/{service}/types",
                 "GET /admin/v1/services/{service}/pinned",
                 "GET /admin/v1/services/{service}/limits",

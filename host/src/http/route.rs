@@ -72,7 +72,10 @@ pub(super) fn admin_routes() -> Routes<Admin> {
         .on([needs(POST, Deploy, Service)], routes!(admin::deploy))
         .on([needs(POST, Deploy, Service)], routes!(admin::rollback))
         .on([needs(GET, AdminRead, Service)], routes!(admin::deployments))
-        .on([needs(GET, AdminRead, Service)], routes!(admin::swap))
+        .on(
+            [needs(GET, AdminRead, Service), needs(POST, Deploy, Service)],
+            routes!(admin::swap, admin::change_canary),
+        )
         .on([needs(GET, AdminRead, Service)], routes!(admin::types))
         .on([needs(GET, AdminRead, Service)], routes!(admin::pinned))
         .on([needs(GET, AdminRead, Service)], routes!(quota::get))
@@ -178,7 +181,8 @@ struct Guard {
 }
 
 /// Routes of POST whose requests have no body.
-const WITHOUT_BODY: [&str; 10] = [
+const WITHOUT_BODY: [&str; 11] = [
+    "/admin/v1/services/{service}/swap",
     "/admin/v1/services/{service}/rollback",
     "/admin/v1/services/{service}/audits",
     "/admin/v1/services/{service}/sessions/{session}/dead/{timer}/{due_ms}/retry",

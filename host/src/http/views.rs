@@ -26,7 +26,7 @@ use crate::{
     log::record::{Entry, Event},
     message::{self, Ephemeral, Origin},
     names::{ServiceName, SessionId, SlotId},
-    node::{Cursor, History, ServiceInfo, SlotInfo, SwapInfo},
+    node::{CanaryInfo, Cursor, History, ServiceInfo, SlotInfo, SwapInfo},
 };
 use http::{HeaderValue, Response, header};
 use serde::Serialize;
@@ -390,6 +390,9 @@ pub struct SwapStatus {
     pub service: ServiceName,
     /// Rises with each deploy or rollback.
     pub generation: u64,
+    /// A version that runs in some slots first, or what became of the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryInfo>,
     /// Absent if none is known: it ended before slotd recorded swaps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub swap: Option<SwapInfo>,

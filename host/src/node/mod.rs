@@ -2,6 +2,7 @@
 
 mod audit_report;
 mod audits;
+mod canary;
 mod components;
 mod courier;
 mod effects;
@@ -38,6 +39,7 @@ pub use crate::{
     swap::{SwapInfo, SwapShare},
 };
 pub use audit_report::AuditReport;
+pub use canary::{CanaryChange, CanaryInfo};
 pub use effects::EffectKind;
 pub use level::LevelDuties;
 pub use requester::{OfNode as HttpRequester, RequestOptions};
@@ -267,6 +269,7 @@ impl Node {
             courier: OnceLock::new(),
             requester: OnceLock::new(),
             outbox: AtomicUsize::new(0),
+            trials: crate::service::canary::counts::Trials::default(),
             quota,
             usage: meter,
             loads: loads.clone(),
@@ -403,6 +406,8 @@ impl Node {
             "feature level",
             level::keep(Arc::downgrade(node), duties, node.stopping.subscribe()),
         );
+        let drive = canary::drive(Arc::downgrade(node), node.stopping.subscribe());
+        crate::task::spawn("canaries", drive);
         crate::task::spawn("usage", usage::keep(Arc::downgrade(node), node.stopping.subscribe()));
         crate::task::spawn(
             "components",
@@ -606,6 +611,9 @@ impl LocalNode for Node {
     }
     fn audit(&self, ask: &AuditAsk, cancel: bool) -> Option<AuditShare> {
         self.own_audit(ask, cancel)
+    }
+    fn canary(&self, service: &ServiceName, trial: (u64, u8)) -> Option<CanaryShare> {
+        self.canary_here(service, trial)
     }
     fn not_ready(&self) -> Option<String> {
         self.ready().err().map(|error| error.detail.into_owned())

@@ -1,6 +1,7 @@
 //! Deployments: what a service runs, and the swaps that change it.
 
 use super::{turns::Turn, *};
+use crate::service::canary::Wanted;
 
 impl Node {
     pub fn services(&self) -> Vec<ServiceInfo> {
@@ -21,6 +22,7 @@ impl Node {
             previous: service.previous.last().and_then(|id| DeploymentInfo::of(service, *id)),
             generation: service.generation,
             memory: self.service_memory(&service.name).into(),
+            canary: service.canary.as_ref().and_then(|canary| CanaryInfo::of(service, canary)),
             swap: self.last_swap(&service.name).map(|share| share.info),
         })
     }
@@ -44,7 +46,7 @@ impl Node {
     pub async fn types(&self, service: &ServiceName) -> Result<ServiceTypes, Error> {
         let DeploymentInfo { version, label, .. } = self.service(service)?.current;
         let target = self.context.catalogue.require(service)?.target();
-        let types = target.load(&self.context.plugins).await?.types();
+        let types = target.load_own(&self.context.plugins).await?.types();
         Ok(ServiceTypes { service: service.clone(), version, label, types })
     }
 
@@ -116,9 +118,18 @@ impl Node {
         let existing = existing.as_deref();
         let (version, digest) = (version.as_deref(), plugin.digest());
         let change = Change { signer, ..options.change() };
-        let next = Service::deployed(existing, service, version, digest, &change)?;
+        let next = match &options.canary {
+            None => Service::deployed(existing, service, version, digest, &change)?,
+            Some(canary) => {
+                self.with_canary(existing, service, version, digest, &change, canary)?
+            }
+        };
         let sessions = match &next {
-            Some(next) => self.outlook(next, &plugin, &options).await?,
+            Some(next) => {
+                let target = next.target();
+                let deployed = target.canary().map_or_else(|| target.require(), Ok)?;
+                self.outlook(next, deployed, &plugin, &options).await?
+            }
             None => Vec::new(),
         };
         let new_effects = match &next {
@@ -149,8 +160,8 @@ impl Node {
         if let Some(target) = next.deployment(next.target().id()) {
             self.check_signed(service, target)?;
         }
-        let plugin = next.target().load(&self.context.plugins).await?;
-        let sessions = self.outlook(&next, &plugin, &options).await?;
+        let plugin = next.target().load_own(&self.context.plugins).await?;
+        let sessions = self.outlook(&next, next.target().require()?, &plugin, &options).await?;
         let new_effects = self.new_effects(Some(&known), &plugin).await;
         let deployed = self.swap_to(service, Some(next), sessions, turn).await?;
         Ok(Deployed { new_effects, ..deployed })
@@ -161,7 +172,7 @@ impl Node {
         let effects = plugin.effects();
         let before = before.filter(|before| !before.is_removed());
         let loaded = match before {
-            Some(before) => before.target().load(&self.context.plugins).await.ok(),
+            Some(before) => before.target().load_own(&self.context.plugins).await.ok(),
             None => None,
         };
         match (before, loaded) {
@@ -188,25 +199,32 @@ impl Node {
         if let (Some(next), Some(target), Some(registry)) = (&next, &target, &self.registry) {
             // A plugin that can't be had must not become current.
             let tried = self.tried(target).await?;
-            let digest = tried.plugin().digest();
-            let component = self.context.plugins.component(digest).await;
-            let component = component.map_err(|e| Error::internal(e.to_string()))?;
-            registry.components().put(digest, component).await.map_err(|why| {
-                Error::new(
-                    Code::StorageUnavailable,
-                    format!("the component was not stored for the cluster: {why}"),
-                )
-            })?;
+            // What is new is the last.
+            let digest = tried.last().map(|guests| guests.plugin().digest());
+            if let Some(digest) = digest {
+                let component = self.context.plugins.component(digest).await;
+                let component = component.map_err(|e| Error::internal(e.to_string()))?;
+                registry.components().put(digest, component).await.map_err(|why| {
+                    Error::new(
+                        Code::StorageUnavailable,
+                        format!("the component was not stored for the cluster: {why}"),
+                    )
+                })?;
+            }
             self.make_durable(next.clone()).await?;
             self.place(target, tried);
             drop(turn);
             superseded = self.wait_for_cluster(service, target.generation()).await;
         } else if let (Some(next), Some(target)) = (next, target) {
             let from = self.context.catalogue.get(service).filter(|s| !s.is_removed());
-            let from = from.map(|s| s.target().label());
+            let from = match next.canary {
+                Some(_) => self.before(&next),
+                None => from.map(|s| s.target().label()),
+            };
             // A plugin that can't be had must not become current.
             let tried = self.tried(&target).await?;
-            self.make_durable(next).await?;
+            let next = self.make_durable(next).await?;
+            self.context.trials.follow(&next);
             self.place(&target, tried);
             let swap = self.start_swap(Activation { target }, from);
             drop(turn);
@@ -220,7 +238,8 @@ impl Node {
             Some((generation, current)) if info.generation > generation => {
                 let swap = superseded.map(|swap| swap.info());
                 let new_effects = BTreeSet::new();
-                Deployed { service, current, changed: true, sessions, new_effects, swap }
+                let canary = None;
+                Deployed { service, current, changed: true, sessions, new_effects, canary, swap }
             }
             own => Deployed {
                 service,
@@ -228,6 +247,7 @@ impl Node {
                 changed: own.is_some(),
                 sessions,
                 new_effects: BTreeSet::new(),
+                canary: info.canary,
                 swap: info.swap,
             },
         })
@@ -261,7 +281,11 @@ impl Node {
     /// Waits until every node has switched its slots to a generation (slots that are yet to be
     /// opened switch then), or until there is a later generation; at most [`limits::SWAP_WAIT`].
     /// Returns this node's part of the swap.
-    async fn wait_for_cluster(&self, service: &ServiceName, generation: u64) -> Option<Arc<Swap>> {
+    pub(super) async fn wait_for_cluster(
+        &self,
+        service: &ServiceName,
+        generation: u64,
+    ) -> Option<Arc<Swap>> {
         let cluster = self.cluster.as_ref()?;
         let until = crate::clock::now() + limits::SWAP_WAIT;
         let is_done = |share: &SwapShare| share.info.generation >= generation && share.info.done;
@@ -323,8 +347,12 @@ impl Node {
     }
 
     /// The label of the deployment before the current one in `service`.
-    fn before(&self, service: &Service) -> Option<Arc<str>> {
-        let from = service.switched.as_ref()?.from?;
+    pub(super) fn before(&self, service: &Service) -> Option<Arc<str>> {
+        let from = match &service.canary {
+            Some(canary) if canary.is_live() => canary.before,
+            Some(canary) if canary.wanted == Wanted::Aborted => canary.deployment,
+            _ => service.switched.as_ref()?.from?,
+        };
         Some(self.context.catalogue.label(&service.name, from))
     }
 
@@ -332,25 +360,34 @@ impl Node {
     /// loaded and an instance of it could be made: slots switch only to what can run.
     pub(super) async fn activation(&self, service: &Service) -> Result<Activation, Error> {
         let target = service.target();
+        self.context.trials.follow(service);
         let tried = self.tried(&target).await?;
         self.place(&target, tried);
         Ok(Activation { target })
     }
 
-    /// What `target` runs, loaded and with an instance that was made.
-    async fn tried(&self, target: &Target) -> Result<Arc<Guests>, Error> {
+    /// What `target` runs, loaded and each with an instance that was made.
+    pub(super) async fn tried(&self, target: &Target) -> Result<Vec<Arc<Guests>>, Error> {
         let plugins = &self.context.plugins;
-        let plugin = target.load(plugins).await?;
-        let (service, label) = (target.service(), target.label());
-        let guests = plugins.pool().apart(service, target.id(), label, plugin);
-        plugins.try_one(&guests).await.map_err(|why| target.unavailable(&why))?;
-        Ok(guests)
+        let loaded = target.load(plugins).await?;
+        let mut all = Vec::new();
+        for (deployment, plugin) in target.deployments().zip(loaded) {
+            let label = deployment.label.clone();
+            let guests = plugins.pool().apart(target.service(), deployment.id, label, plugin);
+            let tried = plugins.try_one(&guests).await;
+            tried.map_err(|why| Target::unavailable(deployment, &why))?;
+            all.push(guests);
+        }
+        Ok(all)
     }
 
     /// What `target` runs is there for slots, and stays loaded; `target` is durable.
-    fn place(&self, target: &Target, tried: Arc<Guests>) {
-        self.context.kept.keep(target, Some(tried.plugin().clone()));
-        self.context.plugins.pool().place(tried);
+    pub(super) fn place(&self, target: &Target, tried: Vec<Arc<Guests>>) {
+        let plugins = tried.iter().map(|guests| guests.plugin().clone()).collect();
+        self.context.kept.keep(target, plugins);
+        for guests in tried {
+            self.context.plugins.pool().place(guests);
+        }
     }
 
     /// Begins to move the slots of this node, and ends what moves them to an older generation.

@@ -4,7 +4,10 @@
 use super::*;
 use crate::{
     plugin::Migrates,
-    service::compatibility::{Migrate, takes_over},
+    service::{
+        canary::CanaryOptions,
+        compatibility::{Migrate, takes_over},
+    },
     slot::SlotHandle,
 };
 
@@ -18,6 +21,8 @@ pub struct DeployOptions {
     pub by: Author,
     /// Of the component, not checked yet.
     pub signature: Option<Vec<u8>>,
+    /// Try it in some of the slots first. Of a deploy.
+    pub canary: Option<CanaryOptions>,
 }
 
 impl DeployOptions {
@@ -101,7 +106,7 @@ impl Node {
         }
     }
 
-    /// What happens to the sessions of `service` under `next`'s current deployment, whose plugin is
+    /// What happens to the sessions of a service under `target`, a deployment of `next`'s, whose plugin is
     /// `plugin`: those that run on another one.
     ///
     /// # Errors
@@ -110,11 +115,10 @@ impl Node {
     pub(super) async fn outlook(
         &self,
         next: &Service,
+        target: &Deployment,
         plugin: &Plugin,
         options: &DeployOptions,
     ) -> Result<Vec<SessionsOutlook>, Error> {
-        let target = next.target();
-        let target = target.require()?;
         let goes_back = |from: &Deployment| {
             takes_over(Migrate::None, &from.version, &target.version, target.same_state).is_err()
         };
@@ -160,7 +164,7 @@ impl Node {
 
     /// Why sessions of `from` would stay there; `None`: they move to `target`, or its `migrate`
     /// decides for each.
-    async fn stays(
+    pub(super) async fn stays(
         &self,
         service: &ServiceName,
         from: &Deployment,

@@ -299,12 +299,14 @@ const FORCE: DeployOptions = DeployOptions {
     same_state: false,
     by: Author { said: None, identity: None },
     signature: None,
+    canary: None,
 };
 const SAME_STATE: DeployOptions = DeployOptions {
     force: false,
     same_state: true,
     by: Author { said: None, identity: None },
     signature: None,
+    canary: None,
 };
 
 /// Without it two state formats are silently mixed: an older version gets a newer one's state of a

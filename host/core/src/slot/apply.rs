@@ -386,6 +386,9 @@ impl Shell {
                 let migrate = if done.used_state { Migrate::Own } else { Migrate::None };
                 match takes_over(migrate, &from, &to.version, to.same_state) {
                     Ok(()) => {
+                        if let Some(trial) = self.context.trials.of(&key.service) {
+                            trial.migrated(target, &key.session, true);
+                        }
                         tx.end_phase();
                         return Ok((tx, Choice { deployment: target, pinned: None }));
                     }
@@ -415,6 +418,9 @@ impl Shell {
             Err(other) => other.to_string(),
         };
         tx.clear();
+        if let Some(trial) = self.context.trials.of(&key.service) {
+            trial.migrated(target, &key.session, false);
+        }
         if repeats::admit("a session stays on an older version", &label) {
             tracing::warn!(session = %key, plugin = %label, reason, "a session stays on {from}");
         }

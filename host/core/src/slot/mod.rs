@@ -63,7 +63,7 @@ use crate::{
     plugin::PluginHost,
     quota::Quota,
     registry::Registry,
-    service::{Catalogue, KeptPlugins, Target},
+    service::{Catalogue, KeptPlugins, Target, canary::counts::Trials},
     state::{StateStore, rows::WholeSlots, snapshot::Snapshots},
     usage::Meter,
 };
@@ -106,6 +106,8 @@ pub struct SlotContext {
     pub requester: OnceLock<Arc<dyn request::Requester>>,
     /// Messages of all slots that are on their way to other sessions.
     pub outbox: AtomicUsize,
+    /// Where what canaries do is counted.
+    pub trials: Trials,
     /// Told what calls have used.
     pub quota: Quota,
     /// Where what is used is counted.
