@@ -5,6 +5,7 @@ pub mod account;
 pub mod agents;
 pub mod api;
 pub mod browser;
+pub mod canary;
 pub mod chaos;
 pub mod clients;
 pub mod clock;

@@ -12,6 +12,7 @@ mod audit;
 mod auth;
 mod backend;
 mod body;
+mod canary;
 mod connection;
 mod events;
 #[cfg(test)]

@@ -5,6 +5,7 @@ use super::{
     access::{Gate, Need, Part, Rights, Routes, mint, needs, public, tokens},
     admin,
     audit::{self, Note, audited, intended},
+    canary,
     connection::ConnShared,
     events, health, history, messages, notify, operate,
     problem::Failed,
@@ -74,7 +75,7 @@ pub(super) fn admin_routes() -> Routes<Admin> {
         .on([needs(GET, AdminRead, Service)], routes!(admin::deployments))
         .on(
             [needs(GET, AdminRead, Service), needs(POST, Deploy, Service)],
-            routes!(admin::swap, admin::change_canary),
+            routes!(canary::swap, canary::change_canary),
         )
         .on([needs(GET, AdminRead, Service)], routes!(admin::types))
         .on([needs(GET, AdminRead, Service)], routes!(admin::pinned))

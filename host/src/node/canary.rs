@@ -327,6 +327,12 @@ impl Node {
         let sight = Sight { looked: *looked, ..self.sight(&service.name, canary).await };
         let (next, taken) = plan::next(canary, &sight);
         *looked = taken;
+        // A part of a cluster that does not see the rest must not decide for it.
+        if let (Next::Step(_) | Next::Promote(_), Some(cluster)) = (&next, &self.cluster)
+            && !cluster.has_all_slots().await
+        {
+            return Ok(());
+        }
         let (changed, done) = match next {
             Next::Wait(_) => return Ok(()),
             Next::Step(verdict) => {
@@ -390,13 +396,17 @@ impl Node {
 
     /// Makes a changed record durable, and the slots follow it. The caller has the service's turn.
     async fn switch_canary(&self, next: Service) -> Result<Option<Arc<Swap>>, Error> {
+        let target = next.target();
+        // As in a deploy: what can't be had must not become current.
+        let tried = self.tried(&target).await?;
         let next = self.make_durable(next).await?;
+        self.context.trials.follow(&next);
+        self.place(&target, tried);
         // In a cluster, all nodes follow the registry.
-        if self.registry.is_some() {
-            return Ok(None);
+        match self.registry {
+            Some(_) => Ok(None),
+            None => Ok(Some(self.start_swap(Activation { target }, self.before(&next)))),
         }
-        let activation = self.activation(&next).await?;
-        Ok(Some(self.start_swap(activation, self.before(&next))))
     }
 
     /// Carries out what an operator says about a service's canary.

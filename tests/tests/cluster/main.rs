@@ -5,6 +5,7 @@
 
 mod access;
 mod audit;
+mod canary;
 mod chaos;
 mod components;
 mod demo;

@@ -34,8 +34,8 @@ pub const METRIC_SERVICES_MAX: usize = 50;
 /// How long a step of a canary takes, where nobody says: long enough for a look at graphs.
 pub const CANARY_PAUSE_DEFAULT: Duration = Duration::from_secs(5 * 60);
 pub const CANARY_PAUSE_MAX: Duration = Duration::from_secs(7 * 24 * 3_600);
-/// How many messages and queries a step waits for, where nobody says: of a fault in one of a hundred, the version before
-/// having none, 500 show it nine times in ten.
+/// How many messages and queries a step waits for, where nobody says: of a fault in one of fifty, the version before having
+/// none, 500 show it nine times in ten.
 pub const CANARY_MESSAGES_DEFAULT: u64 = 500;
 pub const CANARY_MESSAGES_MIN: u64 = 20;
 pub const CANARY_MESSAGES_MAX: u64 = 1_000_000_000;
@@ -49,7 +49,7 @@ pub const CANARY_PATIENCE: Duration = Duration::from_secs(24 * 3_600);
 /// Between looks at how a canary does.
 pub const CANARY_LOOK: Duration = Duration::from_secs(1);
 /// How long a canary that goes back may look for how many sessions stay: those who fail meanwhile wait.
-pub const CANARY_LEFT_WAIT: Duration = Duration::from_secs(3);
+pub const CANARY_LEFT_WAIT: Duration = Duration::from_secs(1);
 /// Sessions that a fault is remembered of: enough to say that it is not one alone.
 pub const CANARY_SESSIONS_NOTED: usize = 8;
 /// Of how many sessions a fault is the version's, and not the session's.
@@ -62,6 +62,8 @@ pub const CANARY_RATE_RATIO: f64 = 1.25;
 pub const CANARY_PINS_SHARE: f64 = 0.01;
 /// How much longer calls may take, and how much more memory an instance may have.
 pub const CANARY_COST_RATIO: f64 = 2.0;
+/// Calls of the canary before their time is judged: the first ones of new instances are slow.
+pub const CANARY_TIME_MESSAGES_MIN: u64 = 500;
 /// What is quicker than this is never too slow.
 pub const CANARY_TIME_FLOOR: Duration = Duration::from_micros(250);
 /// What has less memory than this never has too much.

@@ -81,10 +81,15 @@ impl Target {
         self.deployment().map_or(REMOVED, |deployment| deployment.id)
     }
 
-    /// What slots switch to: of a canary, its label.
+    /// What slots switch to, in words: the deployment's label, and that of a canary.
     pub fn label(&self) -> Arc<str> {
-        let shown = self.canary().or(self.deployment());
-        shown.map_or_else(|| REMOVED_LABEL.into(), |deployment| deployment.label.clone())
+        match (&self.deployment, &self.canary) {
+            (None, _) => REMOVED_LABEL.into(),
+            (Some(own), None) => own.label.clone(),
+            (Some(own), Some((tried, share))) => {
+                format!("{}, in {} slots {}", own.label, share.slots(), tried.label).into()
+            }
+        }
     }
 
     pub fn is_removal(&self) -> bool {

@@ -139,6 +139,7 @@ pub fn look(before: &Seen, canary: &Counts, alpha: f64) -> Found {
     }
     let floor = limits::CANARY_TIME_FLOOR.as_micros() as u64;
     if let Some(high) = before.p99_high_us
+        && seen.messages >= limits::CANARY_TIME_MESSAGES_MIN
         && seen.p99_low_us > floor
         && seen.p99_low_us as f64 > limits::CANARY_COST_RATIO * high as f64
     {
