@@ -8,7 +8,7 @@
 use super::*;
 use crate::{
     audit,
-    level::CANARY_FROM,
+    level::{CANARY_FROM, Level},
     service::canary::{
         Canary, CanaryOptions, Left, Verdict, Wanted,
         counts::Counts,
@@ -249,15 +249,7 @@ impl Node {
         change: &Change,
         options: &CanaryOptions,
     ) -> Result<Option<Service>, Error> {
-        let level = self.context.level.get();
-        if level < CANARY_FROM {
-            return Err(Error::new(
-                Code::LevelUnreadable,
-                format!(
-                    "a canary needs feature level {CANARY_FROM}, and level {level} is in force: see `slotd level`"
-                ),
-            ));
-        }
+        check_level(self.context.level.get())?;
         let existing = existing.ok_or_else(|| {
             Error::new(
                 Code::RequestInvalid,
@@ -483,6 +475,20 @@ impl Node {
     }
 }
 
+/// # Errors
+/// `level-unreadable`: not every node would run the canary's version in its slots.
+fn check_level(level: Level) -> Result<(), Error> {
+    if level >= CANARY_FROM {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::LevelUnreadable,
+        format!(
+            "a canary needs feature level {CANARY_FROM}, and level {level} is in force: see `slotd level`"
+        ),
+    ))
+}
+
 /// A text that has room in a service's record.
 fn cut(mut text: String) -> String {
     let mut end = limits::CANARY_TEXT_BYTES_MAX.min(text.len());
@@ -491,4 +497,25 @@ fn cut(mut text: String) -> String {
     }
     text.truncate(end);
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node that does not know canaries would run the old version in the slots that it takes over.
+    #[test]
+    fn nothing_is_tried_while_a_node_would_not_know_of_it() {
+        let refused = check_level(CANARY_FROM - 1).map_err(|error| (error.code, error.detail));
+        let Err((Code::LevelUnreadable, detail)) = refused else { panic!("{refused:?}") };
+        assert!(detail.contains("level 7 is in force"), "{detail}");
+        assert!(check_level(CANARY_FROM).is_ok());
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        let text = "é".repeat(limits::CANARY_TEXT_BYTES_MAX);
+        let cut = cut(format!("a{text}"));
+        assert!(cut.len() == limits::CANARY_TEXT_BYTES_MAX - 1 && cut.ends_with('é'));
+    }
 }
