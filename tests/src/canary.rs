@@ -124,12 +124,13 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// `targets`: the nodes that may be asked; of a connection that breaks, another is tried.
-    pub fn start(targets: watch::Receiver<Arc<[SocketAddr]>>) -> Self {
+    /// `targets`: the nodes that may be asked. `kills`: nodes are killed meanwhile, so what ends with a node is tried again, at another
+    /// one; only what a version has failed counts as a failure then.
+    pub fn start(targets: watch::Receiver<Arc<[SocketAddr]>>, kills: bool) -> Self {
         let (stop, seen) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Seen>>::default());
         let worker = |number| {
             let (targets, stop, seen) = (targets.clone(), stop.clone(), seen.clone());
-            tokio::spawn(talk(number, targets, stop, seen))
+            tokio::spawn(talk(number, targets, kills, stop, seen))
         };
         let workers = (0..WORKERS).map(worker).collect();
         Self { stop, seen, workers }
@@ -151,9 +152,14 @@ impl Traffic {
     }
 }
 
+fn is_of_plugin(answer: &Answer) -> anyhow::Result<bool> {
+    Ok(answer.problem()?.code.starts_with("plugin-trap"))
+}
+
 async fn talk(
     number: usize,
     targets: watch::Receiver<Arc<[SocketAddr]>>,
+    kills: bool,
     stop: Arc<AtomicBool>,
     seen: Arc<Mutex<Seen>>,
 ) -> anyhow::Result<()> {
@@ -172,10 +178,10 @@ async fn talk(
         let message = Message::bytes(body).typed("application/json").key(format!("{line}"));
         let answer = loop {
             match api.post(SERVICE, &session, message.clone()).await {
-                // Of a node that is gone, or of a cluster that moves its slots.
-                Ok(answer) if answer.status == 503 && !stop.load(SeqCst) => {}
+                // Of a cluster that moves its slots, or does not know what a node that is gone has done.
+                Ok(answer) if kills && answer.status >= 500 && !is_of_plugin(&answer)? => {}
                 Ok(answer) => break answer,
-                Err(_) if !stop.load(SeqCst) => {
+                Err(_) if kills => {
                     tried += 1;
                     api = target(tried);
                 }

@@ -3,9 +3,11 @@
 use anyhow::{Context, ensure};
 use serde_json::Value;
 use slotd_tests::{
+    api::Message,
     canary::{self, Traffic, begin, change, deploy_first, running, until, until_step},
     cluster::{Cluster, ClusterOptions},
     node::{eventually, scenario},
+    plugins,
 };
 use std::time::Duration;
 
@@ -21,7 +23,7 @@ fn a_canary_goes_on_through_kills_moves_and_joins() {
         let admin = cluster.member(1)?.admin();
         deploy_first(&admin).await?;
         cluster.settled(&cluster.members(), SETTLED_WITHIN).await?;
-        let traffic = Traffic::start(cluster.targets());
+        let traffic = Traffic::start(cluster.targets(), true);
         let began: Value = begin(&admin, canary::good()?, OPTIONS).await?.success()?.json()?;
         let second = began["canary"]["deployment"]["label"].as_str().context("none")?.to_owned();
         until_step(&admin, 2).await?;
@@ -77,6 +79,45 @@ fn a_canary_goes_on_through_kills_moves_and_joins() {
         for (session, count) in &seen.counts {
             let answer = driver.api().query(canary::SERVICE, session, &Value::Null).await?;
             ensure!(answer == *count, "{session}: {answer} for {count}");
+        }
+        Ok(())
+    });
+}
+
+/// A fault that only live messages show would stay while a node is gone, or the sessions that were moved meanwhile would stay
+/// on the version that failed.
+#[test]
+fn a_bad_canary_goes_back_while_a_node_is_killed() {
+    scenario(async {
+        let cluster = Cluster::start(ClusterOptions::default(), None).await?;
+        let admin = cluster.member(1)?.admin();
+        let first = deploy_first(&admin).await?;
+        cluster.settled(&cluster.members(), SETTLED_WITHIN).await?;
+        let traffic = Traffic::start(cluster.targets(), true);
+        let bad = plugins::load("hostile-v2")?;
+        let began: Value = begin(&admin, bad, OPTIONS).await?.success()?.json()?;
+        let second = began["canary"]["deployment"]["label"].as_str().context("none")?.to_owned();
+        let killed = cluster.member(3)?;
+        killed.node.lock().await.kill()?;
+        let done = until(&admin, "aborted").await?;
+        ensure!(done["why"].as_str().is_some_and(|why| why.contains("traps: ")), "{done:#}");
+        cluster.restart(&killed).await?;
+        cluster.settled(&cluster.members(), SETTLED_WITHIN).await?;
+        eventually("all slots on the version before", async || {
+            let now = running(&admin).await?;
+            let all = now.len() == usize::from(cluster.slots());
+            Ok((all && now.values().all(|runs| *runs == first)).then_some(()))
+        })
+        .await?;
+        let seen = traffic.end().await?;
+        for failure in &seen.failures {
+            let of_it = failure.plugin.as_deref() == Some(&*second);
+            ensure!(of_it && failure.code == "plugin-trapped", "{failure:?}");
+        }
+        ensure!(!seen.failures.is_empty(), "nothing failed: what was tried?");
+        for session in seen.counts.keys() {
+            let reply = killed.api().send(canary::SERVICE, session, Message::bytes("x")).await?;
+            ensure!(reply.plugin == first, "{session}: {reply:?}");
         }
         Ok(())
     });

@@ -2,8 +2,10 @@
 
 use crate::common::{expect_problem, good};
 use anyhow::{Context, ensure};
-use serde_json::Value;
+use futures_util::future::try_join_all;
+use serde_json::{Value, json};
 use slotd_tests::{
+    api::Message,
     canary::{
         self, SERVICE, Traffic, begin, change, deploy_first, running, status, until, until_step,
     },
@@ -18,9 +20,9 @@ const QUICK: &str = "canary=100,500&pause=1&messages=100";
 /// It does not go on by itself while the test looks.
 const SLOW: &str = "canary=100,500&pause=3600&messages=100";
 
-fn traffic(node: &Node) -> (Traffic, watch::Sender<Arc<[SocketAddr]>>) {
+fn traffic(node: &Node, kills: bool) -> (Traffic, watch::Sender<Arc<[SocketAddr]>>) {
     let (targets, of) = watch::channel(Arc::from([node.api().client.address()]));
-    (Traffic::start(of), targets)
+    (Traffic::start(of, kills), targets)
 }
 
 fn label(canary: &Value) -> anyhow::Result<String> {
@@ -34,7 +36,7 @@ fn a_good_canary_goes_to_all_slots_by_itself() {
         let node = Node::start().await?;
         let admin = node.admin();
         let first = deploy_first(&admin).await?;
-        let (traffic, _targets) = traffic(&node);
+        let (traffic, _targets) = traffic(&node, false);
         let began: Value = begin(&admin, canary::good()?, QUICK).await?.success()?.json()?;
         ensure!(began["current"]["label"] == *first && began["changed"] == true, "{began:#}");
         ensure!(began["canary"]["state"] == "running", "{began:#}");
@@ -79,7 +81,7 @@ fn a_version_that_traps_on_live_messages_goes_back_by_itself() {
         let node = Node::start().await?;
         let admin = node.admin();
         let first = deploy_first(&admin).await?;
-        let (traffic, _targets) = traffic(&node);
+        let (traffic, _targets) = traffic(&node, false);
         let bad = plugins::load("hostile-v2")?;
         let began: Value = begin(&admin, bad, QUICK).await?.success()?.json()?;
         let second = label(&began["canary"])?;
@@ -119,13 +121,49 @@ fn a_version_that_traps_on_live_messages_goes_back_by_itself() {
     });
 }
 
+/// Sessions that the new version refuses would be left behind, more of them with each step.
+#[test]
+fn a_version_that_refuses_sessions_goes_back_by_itself() {
+    scenario(async {
+        const SESSIONS: usize = 400;
+        let node = Node::start().await?;
+        let (admin, api) = (node.admin(), node.api());
+        let first = admin.deploy_as(SERVICE, plugins::load("hostile-v1")?, "1.0.0").await?;
+        let send = async |body: Value| {
+            let sends = (0..SESSIONS).map(|number| {
+                let message = Message::json(&body);
+                let api = &api;
+                async move { api.send(SERVICE, &format!("s{number}"), message).await }
+            });
+            try_join_all(sends).await
+        };
+        send(json!({"do": "set", "key": "migrate", "value": "refuse"})).await?;
+        let second = plugins::load("hostile-v2")?;
+        begin(&admin, second, "canary=250&pause=3600").await?.success()?;
+        // Each of them works on, wherever it is.
+        for reply in send(json!({"do": "echo"})).await? {
+            ensure!(reply.plugin == first.current.label, "{reply:?}");
+        }
+        let done = until(&admin, "aborted").await?;
+        let why = done["why"].as_str().context("no reason")?;
+        ensure!(why.contains("sessions were not taken over"), "{done:#}");
+        for reply in send(json!({"do": "echo"})).await? {
+            ensure!(reply.plugin == first.current.label, "{reply:?}");
+        }
+        let path = format!("/admin/v1/services/{SERVICE}/pinned");
+        let pinned: Value = admin.client.get(&path).await?.success()?.json()?;
+        ensure!(pinned["sessions"].as_array().is_some_and(Vec::is_empty), "{pinned:#}");
+        Ok(())
+    });
+}
+
 /// A step that was decided by hand would be undone by the next start, or slots would run another version after it.
 #[test]
 fn a_canary_that_is_held_stays_where_it_is_until_it_is_told_otherwise() {
     scenario(async {
         let mut node = Node::start().await?;
         let first = deploy_first(&node.admin()).await?;
-        let (traffic, targets) = traffic(&node);
+        let (traffic, targets) = traffic(&node, true);
         begin(&node.admin(), canary::good()?, QUICK).await?.success()?;
         until_step(&node.admin(), 2).await?;
         let held = change(&node.admin(), "hold").await?;

@@ -5,7 +5,7 @@
 
 use super::{
     Deployment,
-    canary::Share,
+    canary::{Canary, Share},
     catalogue::{REMOVED, REMOVED_LABEL, Service},
 };
 use crate::{
@@ -26,20 +26,21 @@ pub struct Target {
     service: ServiceName,
     generation: u64,
     /// `None`: the service was removed.
-    deployment: Option<Deployment>,
-    canary: Option<(Deployment, Share)>,
+    deployment: Option<Arc<Deployment>>,
+    canary: Option<Arc<(Deployment, Share)>>,
 }
 
 impl Service {
     /// What its slots are to run.
     pub fn target(&self) -> Target {
-        let canary = self
-            .live_canary()
-            .and_then(|canary| Some((self.deployment(canary.deployment)?.clone(), canary.share())));
+        let tried = |canary: &Canary| {
+            Some(Arc::new((self.deployment(canary.deployment)?.clone(), canary.share())))
+        };
+        let canary = self.live_canary().and_then(tried);
         Target {
             service: self.name.clone(),
             generation: self.generation,
-            deployment: self.deployment(self.current).cloned(),
+            deployment: self.deployment(self.current).cloned().map(Arc::new),
             canary,
         }
     }
@@ -61,12 +62,12 @@ impl Target {
 
     /// The service's own, whatever some slots try.
     pub fn deployment(&self) -> Option<&Deployment> {
-        self.deployment.as_ref()
+        self.deployment.as_deref()
     }
 
     /// What some slots try.
     pub fn canary(&self) -> Option<&Deployment> {
-        self.canary.as_ref().map(|(deployment, _)| deployment)
+        self.canary.as_deref().map(|(deployment, _)| deployment)
     }
 
     /// # Errors
@@ -83,7 +84,7 @@ impl Target {
 
     /// What slots switch to, in words: the deployment's label, and that of a canary.
     pub fn label(&self) -> Arc<str> {
-        match (&self.deployment, &self.canary) {
+        match (&self.deployment, self.canary.as_deref()) {
             (None, _) => REMOVED_LABEL.into(),
             (Some(own), None) => own.label.clone(),
             (Some(own), Some((tried, share))) => {
@@ -104,7 +105,7 @@ impl Target {
 
     /// The deployment that a slot runs.
     fn in_slot(&self, slot: SlotId) -> DeploymentId {
-        match &self.canary {
+        match self.canary.as_deref() {
             Some((deployment, share)) if share.has(slot) => deployment.id,
             _ => self.id(),
         }
