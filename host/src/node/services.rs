@@ -238,7 +238,8 @@ impl Node {
             Some((generation, current)) if info.generation > generation => {
                 let swap = superseded.map(|swap| swap.info());
                 let new_effects = BTreeSet::new();
-                let canary = None;
+                // It may have gone back already.
+                let canary = info.canary;
                 Deployed { service, current, changed: true, sessions, new_effects, canary, swap }
             }
             own => Deployed {

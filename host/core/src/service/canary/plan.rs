@@ -44,7 +44,8 @@ pub fn next(canary: &Canary, sight: &Sight) -> (Next, Option<u32>) {
         _ => &counted,
     };
     let seen = sight.canary.seen();
-    let due = verdict::look_at(seen.messages);
+    // Of a version that takes over no session, another one handles all messages.
+    let due = verdict::look_at(seen.messages.max(seen.migrations));
     let elapsed = sight.now_ms.saturating_sub(canary.since_ms);
     let is_over = elapsed >= canary.pause_ms
         && seen.messages >= canary.messages
