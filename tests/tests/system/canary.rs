@@ -147,6 +147,12 @@ fn a_version_that_refuses_sessions_goes_back_by_itself() {
         let done = until(&admin, "aborted").await?;
         let why = done["why"].as_str().context("no reason")?;
         ensure!(why.contains("sessions were not taken over"), "{done:#}");
+        // Before that, a slot would refuse them once more.
+        eventually("all slots on the version before", async || {
+            let runs = running(&admin).await?;
+            Ok(runs.values().all(|runs| *runs == first.current.label).then_some(()))
+        })
+        .await?;
         for reply in send(json!({"do": "echo"})).await? {
             ensure!(reply.plugin == first.current.label, "{reply:?}");
         }
