@@ -9,7 +9,7 @@
 //! - what is kept: `nats`, `client`, `effects`, `log`, `database`, `state`, `storage`;
 //! - what a slot does: `position`, `message`, `quota`, `plugin`, `service`, `registry`, `audit`, `operator`, `operation`,
 //!   `slot`; `script`, which plays messages to one without a node; `sim`, which makes them; `replay`,
-//!   which runs a history again.
+//!   which runs a history again; `capture`, which has one message of it as a file.
 //!
 //! With the feature `testing` there is what the tests of both crates share: `testing`,
 //! `plugin::testkit` and `telemetry::captured_log`.
@@ -20,6 +20,7 @@
 pub mod audit;
 pub mod backoff;
 pub mod buffers;
+pub mod capture;
 pub mod client;
 pub mod clock;
 pub mod database;

@@ -10,6 +10,7 @@ mod caused;
 mod cron;
 mod effect;
 pub mod http;
+pub mod lines;
 pub mod rows;
 pub mod rules;
 pub mod send;

@@ -21,6 +21,7 @@
 //! | `membership.rs` | discovery and membership: DNS, datagrams, probes, greetings, leaving |
 //! | `peer.rs` | links between nodes, and the cluster's secret |
 //! | `replay.rs` | histories that are run again: threads, memory, time, what a report has |
+//! | `capture.rs` | messages that are kept as files: sizes, and how many |
 //! | `registry.rs` | the registry of a cluster: catalogue, placement, components |
 //! | `nats.rs` | connections to NATS servers, and those that slotd starts |
 //! | `audit.rs` | the audit log: lines, files, what is kept |
@@ -30,6 +31,7 @@
 
 mod access;
 mod audit;
+mod capture;
 mod cluster;
 mod component;
 mod effects;
@@ -54,6 +56,7 @@ mod store;
 
 pub use access::*;
 pub use audit::*;
+pub use capture::*;
 pub use cluster::*;
 pub use component::*;
 pub use effects::*;

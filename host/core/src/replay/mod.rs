@@ -21,4 +21,5 @@ mod tests;
 
 pub use instances::{Instances, Version};
 pub use outcome::{Difference, Outcome, Replied, Seen, What, differences};
+pub(crate) use outcome::{of_bytes, of_text};
 pub use session::{Base, Handled, Replay, Runs, Step, Unable};

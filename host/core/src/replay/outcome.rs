@@ -200,12 +200,12 @@ impl Difference {
     }
 }
 
-fn of_bytes(what: What, stored: &[u8], came: &[u8]) -> Difference {
+pub(crate) fn of_bytes(what: What, stored: &[u8], came: &[u8]) -> Difference {
     let (stored, came) = about(stored, came);
     Difference { what, stored, came }
 }
 
-fn of_text(what: What, stored: &str, came: &str) -> Difference {
+pub(crate) fn of_text(what: What, stored: &str, came: &str) -> Difference {
     of_bytes(what, stored.as_bytes(), came.as_bytes())
 }
 

@@ -2,6 +2,7 @@
 
 use super::{EndLine, EventLine, FORMAT, HeadLine, Line, MessageLine, StateLine};
 use crate::{
+    effects::lines::OriginLines,
     error::{Code, Error},
     limits,
     log::record::Entry,
@@ -149,13 +150,7 @@ impl Export {
             reply_base64: BASE64.encode(&entry.reply),
             digest: self.service.deployment(entry.deployment).map(|known| known.digest),
             events: events.collect(),
-            timer: None,
-            delivery: None,
-            answer: None,
-            http: None,
-            part: None,
-            presence: None,
-            client: None,
+            origin: OriginLines::default(),
         };
         line.set_origin(entry.origin.as_deref());
         line
