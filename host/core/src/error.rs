@@ -60,6 +60,8 @@ codes! {
     MoveNotFound = "move-not-found", 404, false;
     /// No node knows of such an audit: nodes keep the latest ones until they restart.
     AuditNotFound = "audit-not-found", 404, false;
+    /// No node has a capture of that name: it was removed, or the oldest of too many.
+    CaptureNotFound = "capture-not-found", 404, false;
     /// The service has no such deployment.
     DeploymentNotFound = "deployment-not-found", 404, false;
     /// The version to run does not take over some sessions; they would stay on their current version. Nothing has changed. The detail says how many, why, and what to do.

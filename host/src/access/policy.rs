@@ -40,6 +40,14 @@ fn read_with_digest(path: &Path) -> Result<(Policy, Digest), Vec<Fault>> {
     let text = String::from_utf8(bytes).map_err(|_| one("the file is not UTF-8".into()))?;
     let base = path.parent().filter(|base| !base.as_os_str().is_empty());
     let policy = Policy::parse(&text, base.unwrap_or(Path::new(".")))?;
+    let wrong = policy.redactions().flat_map(|(service, texts)| {
+        let wrong = crate::captures::check(texts).into_iter();
+        wrong.map(move |what| format!("[service.{service}.capture]: {what}"))
+    });
+    let wrong: Vec<_> = wrong.map(|what| Fault { line: None, what }).collect();
+    if !wrong.is_empty() {
+        return Err(wrong);
+    }
     Ok((policy, Digest::of(text.as_bytes())))
 }
 

@@ -2,6 +2,7 @@
 //! commands, and of `serve` are in the files below.
 
 mod audit;
+mod capture;
 mod config;
 mod connection;
 mod replay;
@@ -12,6 +13,7 @@ mod usage;
 
 pub use self::{
     audit::AuditLog,
+    capture::{Capture, Captures, ReplayArgs},
     config::ConfigArgs,
     connection::{AdminArgs, AdminOnlyArgs, ApiArgs},
     replay::Audit,
@@ -154,6 +156,13 @@ pub enum Cmd {
     /// Messages run in memory, on the versions that handled them; nothing that is stored changes.
     /// Exit code 1 if something differs, or if not all could be seen. See docs/replay.md.
     Audit(Audit),
+    /// Write a message of a session to a file, with the state before it and what came out, to run it again elsewhere
+    ///
+    /// `slotd plugin replay` runs it, with no server; in a plugin's folder captures/ it is a test. Needs the right
+    /// `operate`. See docs/capture.md.
+    Capture(Capture),
+    /// List the messages that nodes have captured by themselves when handlers trapped or were late; fetch or remove one
+    Captures(Captures),
     /// List who changed what, from where, and what came of it
     ///
     /// The latest changes, the oldest of them first; in a cluster, those of all nodes. What is
@@ -461,11 +470,15 @@ pub enum PluginCmd {
     /// With --wasm it builds the component instead and plays scripts to it, in the same plugin host
     /// that a node uses. A script is JSON lines, each a message and its expected result; see
     /// docs/plugins.md.
+    ///
+    /// Either way, captures in the folder captures/ run on the built component, and have to come out
+    /// right; see docs/capture.md.
     Test {
         /// The plugin's folder
         #[arg(default_value = ".")]
         dir: PathBuf,
-        /// Play scripts to the built component [default: script.jsonl and tests/*.jsonl]
+        /// Play scripts, and captures (*.json), to the built component [default: script.jsonl, tests/*.jsonl and
+        /// captures/*.json]
         #[arg(long, value_name = "SCRIPT", num_args = 0..)]
         wasm: Option<Vec<PathBuf>>,
         /// With --wasm: test this component instead of building one
@@ -483,6 +496,13 @@ pub enum PluginCmd {
     /// between calls) and by the plugin's own rules. What breaks is shortened to a script, which `slotd plugin test --wasm`
     /// plays. The same seed does the same. Exits with 8 if something breaks. See docs/plugins-sim.md.
     Sim(SimArgs),
+    /// Run a capture again, with no server, and show in what it differs
+    ///
+    /// Without --wasm it runs on the component in the file, and shows whether the same comes out. With
+    /// --wasm it runs on a new version, `migrate` first, as in a swap, and has to come out right: as the
+    /// file expects, else without the failure that was captured, else as before. Exits with 1 if not.
+    /// See docs/capture.md.
+    Replay(ReplayArgs),
     /// Install what building Rust or C plugins needs
     ///
     /// For Rust: rustup's targets or, if they can't be fetched, Debian's packages. For C: Debian's

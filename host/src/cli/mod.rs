@@ -5,6 +5,7 @@ mod args;
 mod assemble;
 mod audit;
 mod boot;
+mod captures;
 mod client;
 mod cluster;
 mod descriptors;
@@ -149,6 +150,8 @@ async fn command(command: Cmd, json: bool) -> Result<(), CliError> {
         Cmd::Node(NodeCmd::Forget(args)) => nodes::forget(args, json).await,
         Cmd::Moves(args) => nodes::moves(args, json).await,
         Cmd::Audit(args) => replay::audit(args, json).await,
+        Cmd::Capture(args) => captures::capture(args, json).await,
+        Cmd::Captures(args) => captures::captures(args, json).await,
         Cmd::AuditLog(args) => audit::audit_log(args, json).await,
         Cmd::Usage(args) => usage::usage(args, json).await,
         Cmd::Cluster(command) => cluster::run(command, json).await,

@@ -1,6 +1,7 @@
 //! Control messages between nodes about slots. JSON, because they are small and infrequent.
 
 use crate::{
+    captures::CaptureInfo,
     cluster::reports::{MoveInfo, NodeView, PurgeShare},
     error::Error,
     log::{Position, Term, record::DeploymentId},
@@ -70,6 +71,8 @@ pub enum ControlRequest {
     CancelAudit {
         ask: AuditAsk,
     },
+    /// Of the captures that you have made by yourself.
+    Captures(CapturesAsk),
     /// How far have you deleted the sessions of a removed service?
     Purge {
         service: ServiceName,
@@ -98,6 +101,32 @@ pub enum ControlResponse {
     Stored(StoredByService),
     /// `None`: it is not known here.
     Audit(Option<Box<AuditShare>>),
+    Captures(Box<CapturesGiven>),
+}
+
+/// What is wanted of a node's captures.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum CapturesAsk {
+    /// Of a service, or of all.
+    List {
+        service: Option<ServiceName>,
+    },
+    Get {
+        name: String,
+    },
+    Remove {
+        name: String,
+    },
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum CapturesGiven {
+    List(Vec<CaptureInfo>),
+    /// The file.
+    Text(String),
+    Removed,
+    /// It is not here.
+    None,
 }
 
 /// Which audit.

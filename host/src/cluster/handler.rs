@@ -49,6 +49,10 @@ pub trait LocalNode: Send + Sync + 'static {
         sessions_of_all: u64,
     ) -> BoxFuture<'static, Result<Option<crate::replay::AuditShare>, Error>>;
     fn audit(&self, ask: &control::AuditAsk, cancel: bool) -> Option<crate::replay::AuditShare>;
+    fn captures(
+        &self,
+        asked: control::CapturesAsk,
+    ) -> BoxFuture<'static, Result<control::CapturesGiven, Error>>;
     fn not_ready(&self) -> Option<String>;
     /// Gives everything away and ends the process.
     fn drain(&self);
@@ -236,6 +240,9 @@ impl Cluster {
             }
             ControlRequest::CancelAudit { ask } => {
                 ControlResponse::Audit(local.audit(&ask, true).map(Box::new))
+            }
+            ControlRequest::Captures(asked) => {
+                ControlResponse::Captures(Box::new(local.captures(asked).await?))
             }
             ControlRequest::Sessions { service } => {
                 ControlResponse::Sessions(local.sessions(service).await?)

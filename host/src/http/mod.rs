@@ -12,6 +12,7 @@ mod audit;
 mod auth;
 mod backend;
 mod body;
+mod captures;
 mod connection;
 mod events;
 #[cfg(test)]

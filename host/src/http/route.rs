@@ -5,6 +5,7 @@ use super::{
     access::{Gate, Need, Part, Rights, Routes, mint, needs, public, tokens},
     admin,
     audit::{self, Note, audited, intended},
+    captures,
     connection::ConnShared,
     events, health, history, messages, notify, operate,
     problem::Failed,
@@ -80,6 +81,12 @@ pub(super) fn admin_routes() -> Routes<Admin> {
         .on(
             [needs(GET, AdminRead, Service), needs(DELETE, Operate, Service)],
             routes!(replay::report, replay::cancel),
+        )
+        .on([needs(POST, Operate, Service)], routes!(captures::make))
+        .on([needs(GET, AdminRead, Nothing)], routes!(captures::list))
+        .on(
+            [needs(POST, Operate, Nothing), needs(DELETE, Operate, Nothing)],
+            routes!(captures::fetch, captures::remove),
         )
         .on(
             [needs(GET, AdminRead, Service), needs(POST, Operate, Service)],

@@ -43,6 +43,11 @@ impl Audits {
         }
     }
 
+    /// A permit a thread, of all that run histories again.
+    pub fn threads(&self) -> Arc<Semaphore> {
+        self.threads.clone()
+    }
+
     pub fn stop(&self) {
         self.jobs.lock().iter().for_each(|job| job.cancel());
     }

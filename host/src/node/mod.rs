@@ -2,6 +2,7 @@
 
 mod audit_report;
 mod audits;
+mod captures;
 mod components;
 mod courier;
 mod effects;
@@ -38,6 +39,7 @@ pub use crate::{
     swap::{SwapInfo, SwapShare},
 };
 pub use audit_report::AuditReport;
+pub use captures::CaptureSpec;
 pub use effects::EffectKind;
 pub use level::LevelDuties;
 pub use requester::{OfNode as HttpRequester, RequestOptions};
@@ -50,11 +52,12 @@ use self::turns::Turns;
 use crate::{
     audit::{Audit, AuditStream},
     backoff::Backoff,
+    captures::Redactions,
     clock::now_ms,
     cluster::{
         ChangeAvoid, Cluster, ClusterOptions, ClusterParts, EngineProbe, LateHandler, LocalNode,
         ReportUnfit,
-        control::{AuditAsk, ControlRequest, ControlResponse},
+        control::{AuditAsk, CapturesAsk, CapturesGiven, ControlRequest, ControlResponse},
     },
     database::Health,
     effects::rules::SendRules,
@@ -127,6 +130,7 @@ pub struct Node {
     stragglers: Mutex<HashMap<ServiceName, Arc<Swap>>>,
     /// Histories that are run again.
     audits: Arc<audits::Audits>,
+    captures: captures::Captures,
     /// One deploy or rollback of a service at a time, until it is durable.
     deploying: Turns,
     stopping: watch::Sender<bool>,
@@ -176,6 +180,8 @@ pub struct Foundation {
     pub requester: Option<Arc<HttpRequester>>,
     /// The limits of services; as the policy says them.
     pub quota: Quota,
+    /// What of services is left out of captures; as the policy says it.
+    pub redactions: Redactions,
 }
 
 /// A cluster node's dependencies besides its own disk.
@@ -228,7 +234,7 @@ impl Node {
     /// The stored catalogue does not decode, a current component is damaged, or the store can't be
     /// read.
     pub fn start(options: NodeOptions, foundation: Foundation) -> Result<Arc<Self>, Error> {
-        let Foundation { data_dir, plugins, shared, requester, quota } = foundation;
+        let Foundation { data_dir, plugins, shared, requester, quota, redactions } = foundation;
         let stream = shared.as_ref().and_then(|shared| shared.audit.clone());
         let audit = match stream {
             Some(stream) => Audit::in_stream(stream, &options.name),
@@ -266,6 +272,7 @@ impl Node {
             wakes: crate::slot::wakes::Wakes::default(),
             courier: OnceLock::new(),
             requester: OnceLock::new(),
+            failures: OnceLock::new(),
             outbox: AtomicUsize::new(0),
             quota,
             usage: meter,
@@ -292,6 +299,15 @@ impl Node {
                 ended,
             }),
         });
+        let (audits, stopping) = (Arc::<audits::Audits>::default(), watch::Sender::new(false));
+        let threads = audits.threads();
+        let captures = captures::Captures::start(
+            &data_dir,
+            &context,
+            redactions,
+            threads,
+            stopping.subscribe(),
+        )?;
         let view = ring::View::new(1, [options.name.clone()]);
         let cores = crate::thread::processors();
         if loads.is_some() {
@@ -354,9 +370,10 @@ impl Node {
             shares,
             past_swaps: Arc::new(PastSwaps::open(data_dir.clone())),
             stragglers: Mutex::default(),
-            audits: Arc::default(),
+            audits,
+            captures,
             deploying: Turns::default(),
-            stopping: watch::Sender::new(false),
+            stopping,
             health: data_dir.health(),
             fatal: watch::Sender::new(None),
             drained: watch::Sender::new(false),
@@ -606,6 +623,9 @@ impl LocalNode for Node {
     }
     fn audit(&self, ask: &AuditAsk, cancel: bool) -> Option<AuditShare> {
         self.own_audit(ask, cancel)
+    }
+    fn captures(&self, asked: CapturesAsk) -> BoxFuture<'static, Result<CapturesGiven, Error>> {
+        self.captures_here(asked).boxed()
     }
     fn not_ready(&self) -> Option<String> {
         self.ready().err().map(|error| error.detail.into_owned())

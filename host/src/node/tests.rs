@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use tokio::time::timeout;
 
 mod audits;
+mod captures;
 
 const SLOTS: u16 = 8;
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -82,6 +83,7 @@ impl Fixture {
             shared: None,
             requester: None,
             quota: Quota::default(),
+            redactions: Redactions::default(),
         };
         let node = Node::start(options, foundation).unwrap();
         let service = ServiceName::parse("s").unwrap();

@@ -334,7 +334,7 @@ impl<'a> Checker<'a> {
 }
 
 /// Entries are written at a feature level that says what effects they had.
-fn says_effects(entry: &Entry) -> bool {
+pub(super) fn says_effects(entry: &Entry) -> bool {
     let level = entry.origin.as_ref().map_or(0, |origin| origin.level());
     !entry.caused.is_empty() || level >= HTTP_FROM
 }

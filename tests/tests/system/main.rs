@@ -10,6 +10,7 @@ mod agent;
 mod audit;
 mod bad_input;
 mod boot;
+mod captures;
 mod cli;
 mod clients;
 mod cluster_dev;

@@ -357,8 +357,25 @@ impl Builder<'_> {
         }
         let limits = table.value("limits");
         service.limits = limits.and_then(|limits| self.limits(table.name(), limits)).map(Box::new);
+        if let Some(value) = table.value("capture") {
+            service.redact = self.redact(table.name(), value);
+        }
         table.finish(&mut self.faults);
         service
+    }
+
+    /// What is left out of captures, as texts: what they mean is for who makes captures.
+    fn redact(&mut self, service: &str, value: &Value<'_>) -> Option<Vec<String>> {
+        let DeValue::Table(capture) = value.get_ref() else {
+            let is = value.get_ref().type_str();
+            let what = format_args!("{service}: `capture` is a table, not a {is}");
+            self.faults.add(Some(value.span()), what);
+            return None;
+        };
+        let mut table = Table::new(format!("{service} capture"), capture, value.span());
+        let texts = table.texts(&mut self.faults, "redact", 0..=limits::REDACTIONS_MAX);
+        table.finish(&mut self.faults);
+        texts.map(|texts| texts.into_iter().map(|it| it.text.to_owned()).collect())
     }
 
     fn limits(&mut self, service: &str, value: &Value<'_>) -> Option<Limits> {

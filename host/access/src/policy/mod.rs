@@ -59,6 +59,8 @@ pub struct ServicePolicy {
     pub deploy_keys: Vec<String>,
     /// What it, each of its subjects and each of its sessions may use. `None`: its table does not say.
     pub limits: Option<Box<Limits>>,
+    /// What is left out of captures. `None`: its table does not say.
+    pub redact: Option<Vec<String>>,
 }
 
 /// Who a message is said to be from.
@@ -124,6 +126,13 @@ impl Policy {
         let services = self.services.iter().map(|(name, service)| (name.as_str(), service));
         let all = services.chain([(REST, &self.others)]);
         all.filter_map(|(name, service)| Some((name, service.limits.as_deref()?)))
+    }
+
+    /// What is left out of the captures of services whose tables say it; [`REST`] is that of all others.
+    pub fn redactions(&self) -> impl Iterator<Item = (&str, &[String])> {
+        let services = self.services.iter().map(|(name, service)| (name.as_str(), service));
+        let all = services.chain([(REST, &self.others)]);
+        all.filter_map(|(name, service)| Some((name, service.redact.as_deref()?)))
     }
 
     /// Keys that sign components.

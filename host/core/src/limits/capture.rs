@@ -14,9 +14,11 @@ pub const CAPTURES_MAX: usize = 200;
 pub const CAPTURES_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Captures that wait to be written: what fails meanwhile is not captured.
 pub const CAPTURES_QUEUED_MAX: usize = 4;
+/// Bytes of one that a node keeps: another node is asked for it in one message.
+pub const CAPTURE_KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Components and kinds of which it is known how many there are: beyond, nothing more is captured until a restart.
 pub const CAPTURE_KINDS_MAX: usize = 1_024;
-/// Places that are redacted, of a service or of one capture.
+/// Places that are redacted of one capture, beside those of its service.
 pub const CAPTURE_REDACTIONS_MAX: usize = 100;
 /// Bytes of one such place.
 pub const CAPTURE_REDACTION_BYTES_MAX: usize = 256;

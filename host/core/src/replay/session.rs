@@ -124,6 +124,23 @@ enum Failed {
 /// The session, and why it can't go on.
 type Stopped = (Option<Box<Session>>, Unable);
 
+impl Base {
+    /// Of a session that has all of its state in memory, and its effects loaded.
+    pub(crate) fn of(session: &Session) -> Self {
+        let values = session.values.starting(Bound::Unbounded);
+        let state = values.filter_map(|(key, value)| Some((key.to_owned(), value.clone()?)));
+        let effects = session.effects.iter().flat_map(|effects| effects.iter());
+        Self {
+            seq: session.head.seq,
+            created_ms: session.head.created_ms,
+            updated_ms: session.head.updated_ms,
+            deployment: session.head.deployment,
+            state: state.collect(),
+            effects: effects.map(|(name, effect)| (name.clone(), effect.clone())).collect(),
+        }
+    }
+}
+
 impl Replay {
     /// # Errors
     /// The effects can't be put in place: a bug.
@@ -166,16 +183,7 @@ impl Replay {
 
     /// Where it is.
     pub fn base(&self) -> Base {
-        let Some(session) = &self.session else { return Base::default() };
-        let effects = session.effects.iter().flat_map(|effects| effects.iter());
-        Base {
-            seq: session.head.seq,
-            created_ms: session.head.created_ms,
-            updated_ms: session.head.updated_ms,
-            deployment: session.head.deployment,
-            state: self.state().map(|(key, value)| (key.to_owned(), value.clone())).collect(),
-            effects: effects.map(|(name, effect)| (name.clone(), effect.clone())).collect(),
-        }
+        self.session.as_ref().map_or_else(Base::default, |session| Base::of(session))
     }
 
     /// Its values, in the order of the keys.

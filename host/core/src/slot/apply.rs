@@ -20,6 +20,7 @@ use crate::{
         Reply,
         answers::Held,
         calls::Done,
+        failed::Tried,
         mail::Serve,
         overlay::Transaction,
         records::{fingerprint, new_record, reply_to},
@@ -195,7 +196,12 @@ impl Shell {
         };
         let Done { reply: answer, events, ephemeral, .. } = match result {
             Ok(done) => done,
-            Err(failure) => return (tx.discard(), Err(self.failure_error(&label, failure))),
+            Err(failure) => {
+                let (message, origin) = (&*message, origin.as_deref());
+                let tried = Tried { message, origin, on: choice.deployment, seq, time_ms };
+                let session = self.note_failed(tx.discard(), &tried, &failure);
+                return (session, Err(self.failure_error(&label, failure)));
+            }
         };
         // It is the body of a message there.
         if asked.is_some() && answer.body.len() > limits::SEND_BODY_BYTES_MAX {

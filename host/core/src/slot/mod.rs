@@ -22,6 +22,7 @@ mod commits;
 mod core;
 mod effect_operations;
 pub(crate) mod effects;
+pub mod failed;
 mod finish;
 mod fire;
 pub mod flush;
@@ -104,6 +105,8 @@ pub struct SlotContext {
     pub courier: OnceLock<Arc<dyn Courier>>,
     /// Makes requests over HTTP; set once. None: requests are refused.
     pub requester: OnceLock<Arc<dyn request::Requester>>,
+    /// Keeps messages that handlers have failed; set once.
+    pub failures: OnceLock<Arc<dyn failed::Failures>>,
     /// Messages of all slots that are on their way to other sessions.
     pub outbox: AtomicUsize,
     /// Told what calls have used.
