@@ -305,7 +305,7 @@ fn place(name: &str) -> [&[u8]; 2] {
 /// The component and the kind that a name has; `None`: it is none.
 fn of_name(name: &str) -> Option<Of> {
     let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    if name.len() > 80 || !name.bytes().all(is_plain) {
+    if name.len() > limits::CAPTURE_NAME_BYTES_MAX || !name.bytes().all(is_plain) {
         return None;
     }
     let mut parts = name.split('-');
@@ -407,7 +407,7 @@ mod tests {
         let first = Digest::of(&0_u64.to_le_bytes());
         for store in [&store, &again] {
             assert!(store.wants(first, "trap"), "two of three have gone");
-            assert_eq!(store.wants(last, "trap"), (most + 2) % 3 != 0);
+            assert!(store.wants(last, "trap"), "there is one of three");
         }
         assert!(again.add(&capture(9_999, &1_u64.to_le_bytes())).unwrap().is_none(), "enough");
         let expected = again.expect(Digest::of(b"new"), "trap");

@@ -99,7 +99,7 @@ fn redactions(texts: &[String]) -> Result<Vec<Redaction>, Error> {
         let most = limits::CAPTURE_REDACTIONS_MAX;
         return Err(params::invalid(format!("at most {most} places can be redacted")));
     }
-    texts.iter().map(|text| text.parse().map_err(|why: String| params::invalid(why))).collect()
+    texts.iter().map(|text| text.parse::<Redaction>().map_err(params::invalid)).collect()
 }
 
 fn file(bytes: Vec<u8>) -> Response<Body> {
@@ -175,7 +175,7 @@ pub(super) async fn remove(State(admin): State<Admin>, note: Note, uri: Uri) -> 
 fn name_of(uri: &Uri) -> Result<String, Error> {
     let raw = params::segment(uri, 4);
     let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    match (1..=80).contains(&raw.len()) && raw.bytes().all(is_plain) {
+    match (1..=limits::CAPTURE_NAME_BYTES_MAX).contains(&raw.len()) && raw.bytes().all(is_plain) {
         true => Ok(raw.to_owned()),
         false => Err(Error::new(Code::CaptureNotFound, format!("{raw:?} is not a capture"))),
     }

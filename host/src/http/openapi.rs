@@ -128,6 +128,7 @@ fn bound(parameter: &mut Parameter) {
             schema.min_length = Some(1);
         }
         (ParameterIn::Path, "audit") => text("^[0-9a-f]{32}$", 32),
+        (ParameterIn::Path, "capture") => text("^[0-9a-z-]+$", limits::CAPTURE_NAME_BYTES_MAX),
         (ParameterIn::Path, "slot") => {
             schema.maximum = Some(utoipa::Number::UInt(usize::from(limits::SLOT_COUNT_MAX) - 1));
         }
@@ -201,6 +202,8 @@ fn codes(method: &str, path: &str) -> Vec<Code> {
             }
             ("POST", "/services/{service}/audits") => of(&[&CHANGE, &READ, &[SessionNotFound]]),
             (_, "/services/{service}/audits/{audit}") => of(&[&CHANGE, &[AuditNotFound]]),
+            ("GET", "/captures") => vec![NameInvalid, Unavailable],
+            (_, "/captures/{capture}") => of(&[&CHANGE, &[CaptureNotFound]]),
             ("DELETE", "/services/{service}") => of(&[&CHANGE, &[ServiceNotFound, SwapInProgress]]),
             (method, rest) if rest.starts_with("/services/{service}/sessions") => {
                 operators(method, rest, &READ, &CHANGE)
@@ -268,6 +271,7 @@ fn operators(method: &str, path: &str, read: &[Code], change: &[Code]) -> Vec<Co
         (_, Some("state")) => {
             &[SessionNotFound, SessionChanged, IdempotencyConflict, BodyTooLarge, RequestTimeout]
         }
+        (_, Some("captures")) => &[SessionNotFound, BodyTooLarge, RequestTimeout, LimitReached],
         (_, Some("import")) => &[SessionExists, SessionChanged, ShapeUnknown, RequestTimeout],
         _ => &[],
     };
@@ -415,6 +419,10 @@ mod tests {
                 "POST /admin/v1/services/{service}/audits",
                 "GET /admin/v1/services/{service}/audits/{audit}",
                 "DELETE /admin/v1/services/{service}/audits/{audit}",
+                "POST /admin/v1/services/{service}/sessions/{session}/captures",
+                "GET /admin/v1/captures",
+                "POST /admin/v1/captures/{capture}",
+                "DELETE /admin/v1/captures/{capture}",
                 "GET /admin/v1/services/{service}/sessions/{session}/state",
                 "POST /admin/v1/services/{service}/sessions/{session}/state",
                 "GET /admin/v1/services/{service}/sessions/{session}/export",

@@ -109,7 +109,6 @@ pub struct WatchForm {
     pub set_by: u64,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
 fn is_zero(number: &u32) -> bool {
     *number == 0
 }

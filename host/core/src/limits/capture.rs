@@ -16,6 +16,8 @@ pub const CAPTURES_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub const CAPTURES_QUEUED_MAX: usize = 4;
 /// Bytes of one that a node keeps: another node is asked for it in one message.
 pub const CAPTURE_KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of the name of one: its time, kind and component, and a mark.
+pub const CAPTURE_NAME_BYTES_MAX: usize = 80;
 /// Components and kinds of which it is known how many there are: beyond, nothing more is captured until a restart.
 pub const CAPTURE_KINDS_MAX: usize = 1_024;
 /// Places that are redacted of one capture, beside those of its service.
