@@ -297,8 +297,7 @@ impl Node {
         if loads.is_some() {
             context.plugins.budget().share_out();
         }
-        // In a cluster, what waits in a line would be overtaken by what comes after its slot has moved.
-        let shares = loads.filter(|_| shared.is_none()).map(|loads| Shares::new(loads, cores));
+        let shares = loads.map(|loads| Shares::new(loads, cores));
         let router = Arc::new(Router::new(options.slot_count, context.clone(), shares.clone()));
         if let Some(shares) = &shares {
             let _ = context.turns.set(shares.clone());
@@ -308,13 +307,8 @@ impl Node {
                     shares.set_terms(limits.map(|(of, limits)| (of.into(), Terms::of(limits))));
                 }
             });
-            let (to, plugins) = (Arc::downgrade(&router), context.plugins.clone());
-            let started = quota::shares::start(shares, plugins, cores, move |slot, mail| {
-                // Without a router, whoever asked sees that the node is gone.
-                if let Some(router) = to.upgrade() {
-                    router.deliver_late(slot, mail);
-                }
-            });
+            let (plugins, of) = (context.plugins.clone(), data_dir.clone());
+            let started = quota::shares::start(shares, plugins, cores, move || of.disk());
             started.map_err(|e| Error::internal(format!("can't start a thread: {e}")))?;
         }
         let (mut handler, mut cluster, mut registry) = (None, None, None);

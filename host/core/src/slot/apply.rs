@@ -18,7 +18,7 @@ use crate::{
     },
     slot::{
         Reply,
-        answers::Held,
+        answers::{Held, Since},
         calls::Done,
         mail::Serve,
         overlay::Transaction,
@@ -29,7 +29,12 @@ use crate::{
     telemetry::repeats,
     trace::Trace,
 };
-use std::{future::Future, sync::Arc, task::Context, time::Duration};
+use std::{
+    future::Future,
+    sync::Arc,
+    task::Context,
+    time::{Duration, Instant},
+};
 
 /// What became of a message.
 pub(super) enum Applied {
@@ -63,7 +68,7 @@ struct Choice {
 impl Serve for operation::Message {
     fn serve(self, shell: &mut Shell, reply: Reply<Sent>) -> impl Future<Output = ()> + Send {
         shell.admitted = self.admitted;
-        shell.message(self.key, self.message, reply)
+        shell.message(self.key, self.message, self.came, reply)
     }
 }
 
@@ -80,7 +85,13 @@ impl Serve for operation::Delete {
 }
 
 impl Shell {
-    pub(super) async fn message(&mut self, key: SessionKey, message: Incoming, reply: Reply<Sent>) {
+    pub(super) async fn message(
+        &mut self,
+        key: SessionKey,
+        message: Incoming,
+        came: Instant,
+        reply: Reply<Sent>,
+    ) {
         let session = match self.take_session(&key) {
             Ok(session) => session,
             Err(error) => return drop(reply.send(Err(error))),
@@ -93,7 +104,8 @@ impl Shell {
         match applied.map_err(|error| self.after_calls(error)) {
             Ok(Applied::New { record, sent, ephemeral }) => {
                 self.push_applied(&mut session, record, ephemeral);
-                self.core.hold(Held::Sent(reply, sent));
+                let metrics = self.services.shared(&session.key.service);
+                self.core.hold(Held::Sent(reply, sent, Since { came, metrics }));
             }
             Ok(Applied::Repeat(sent)) => {
                 self.services.of(&session.key.service).replayed();
@@ -121,7 +133,11 @@ impl Shell {
         let (place, time_ms) = (self.core.place(), record.entry.time_ms);
         self.core.keep_beside(ephemeral.iter().map(Event::memory).sum());
         self.subscribers.keep(place, &session.key, time_ms, ephemeral);
-        self.core.push(Record::Message(record));
+        let bytes = self.core.push(Record::Message(record));
+        let loads = self.context.loads.as_ref();
+        if let Some(load) = loads.and_then(|loads| loads.of(&session.key.service)) {
+            self.core.is_under_way(load.has_written(bytes as u64));
+        }
     }
 
     /// Applies a message to its session. On an error the session is as it was.

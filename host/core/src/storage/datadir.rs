@@ -27,6 +27,7 @@ use crate::{
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
+use slotd_quota::writes::Disk;
 use std::{
     fs::{self, File, TryLockError},
     io,
@@ -254,6 +255,12 @@ impl DataDir {
     pub fn disk_bytes(&self) -> Result<u64, StateError> {
         let db = self.engine.open_db().map_err(StateError::Unavailable)?;
         db.disk_bytes().map_err(|e| StateError::Unavailable(e.to_string()))
+    }
+
+    /// How fast the log is, and whether the store keeps up with what is written.
+    pub fn disk(&self) -> Disk {
+        let (bytes, time) = self.shared.large();
+        Disk { bytes, time, behind: self.engine.open_db().is_ok_and(|db| db.is_behind()) }
     }
 
     /// Closes in order: what is queued is answered, what is in memory is written to tables, so
