@@ -11,7 +11,7 @@
 //! - what nodes are and say to each other: `peer`, `ring`, `discovery`, `membership`, `rpc`;
 //! - who may do what: `access`;
 //! - what services may use of a node, and have used: `quota`;
-//! - what runs histories again: `replay`;
+//! - what runs histories again: `replay`, and on a new version: `gate`; and what keeps messages that failed: `captures`;
 //! - who has which slot: `router`, `swap`, `cluster`;
 //! - all of it put together: `node`, and what makes or asks one: `config`, `http`, `cli`.
 
@@ -19,11 +19,14 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 mod access;
+mod captures;
 pub mod cli;
 mod cluster;
 mod config;
 mod discovery;
 mod files;
+// The commands that begin one are a change of their own.
+mod gate;
 mod http;
 mod limits;
 mod membership;
@@ -40,12 +43,14 @@ mod swap;
 mod tls;
 mod watchdog;
 
+/// What a gate is asked for and reports; `gate` here runs it.
+pub(crate) use slotd_core::gate as gate_report;
 /// Runs one session's history; `replay` here drives it.
 pub(crate) use slotd_core::replay as replay_engine;
 #[cfg(test)]
 pub(crate) use slotd_core::testing;
 pub(crate) use slotd_core::{
-    audit, backoff, buffers, clock, database, effects, error, level, loads, log, mac, memory,
-    message, modes, names, nats, operation, operator, plugin, position, random, registry, script,
-    seal, service, sim, slot, state, storage, task, telemetry, text, thread, trace, usage,
+    audit, backoff, buffers, capture, clock, database, effects, error, level, loads, log, mac,
+    memory, message, modes, names, nats, operation, operator, plugin, position, random, registry,
+    script, seal, service, sim, slot, state, storage, task, telemetry, text, thread, trace, usage,
 };

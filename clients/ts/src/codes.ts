@@ -2,6 +2,7 @@
 
 /** The codes of the server's errors. */
 export type ServerCode =
+  | "audit-not-found"
   | "body-too-large"
   | "buffers-full"
   | "deployment-not-found"
@@ -9,6 +10,7 @@ export type ServerCode =
   | "fenced"
   | "forbidden"
   | "guests-busy"
+  | "history-unavailable"
   | "idempotency-conflict"
   | "internal"
   | "level-unreadable"
@@ -44,6 +46,7 @@ export type ServerCode =
   | "route-not-found"
   | "send-refused"
   | "sends-full"
+  | "seq-not-reached"
   | "service-not-found"
   | "session-changed"
   | "session-closed"

@@ -12,7 +12,7 @@ export type { ServerCode } from "./codes.js";
 export type { Notification, SlotdEvent, Status } from "./feed.js";
 export type { Call } from "./http.js";
 export type { Token, TokenSource } from "./token.js";
-export type { BodyOptions, Description, Entry, HistoryOptions, Reply, SendOptions, SessionOptions, Types } from "./session.js";
+export type { BodyOptions, Description, Entry, ForkOptions, HistoryOptions, PastOptions, Reply, SendOptions, SessionOptions, Types } from "./session.js";
 export { Session } from "./session.js";
 
 export interface ClientOptions {

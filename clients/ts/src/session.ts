@@ -52,6 +52,16 @@ export interface Reply<T = unknown> {
   idempotencyKey: string;
 }
 
+export interface PastOptions {
+  /** As the session was behind the message of this number. */
+  at?: number;
+}
+
+export interface ForkOptions extends Call, PastOptions {
+  /** The number of the deployment to stay on. */
+  deployment?: number;
+}
+
 export interface HistoryOptions extends Call {
   /** A position or number; from the beginning without it. */
   after?: string | number;
@@ -88,6 +98,8 @@ export interface Description {
   stateBytes: number;
   closed?: boolean;
   position?: string;
+  /** The session that it was forked off, and the last message that it has of that. */
+  forked?: { session: string; at: number };
   pinned?: { against: string; reason: string };
 }
 
@@ -227,10 +239,10 @@ export class Session<T extends Types = any> {
   }
 
   /** Asks the session, which does not change it. */
-  async query(query: Of<T, "query">, options: Call & BodyOptions = {}): Promise<Of<T, "answer">> {
+  async query(query: Of<T, "query">, options: Call & BodyOptions & PastOptions = {}): Promise<Of<T, "answer">> {
     const { bytes, headers } = this.#content(query, options);
     const init = { method: "POST", headers, body: bytes };
-    return this.#read<Of<T, "answer">>(await this.#call("/query", init, options)).body;
+    return this.#read<Of<T, "answer">>(await this.#call("/query" + past(options), init, options)).body;
   }
 
   /** An ephemeral event, to whoever listens now. The service has to allow it. */
@@ -267,9 +279,19 @@ export class Session<T extends Types = any> {
     }
   }
 
-  async describe(call: Call = {}): Promise<Description> {
-    const { bytes } = await this.#call("", {}, call);
+  async describe(call: Call & PastOptions = {}): Promise<Description> {
+    const { bytes } = await this.#call(past(call), {}, call);
     return shaped<Description>(decode(bytes, "application/json") as object);
+  }
+
+  /**
+   * A new session with the history of this one up to the message `at`, or all of it, and its state there; it goes on by itself.
+   * Repeated, it does nothing more. Without `at`, it is repeated here only while this session has no new messages.
+   */
+  async fork(to: string, { at, deployment, ...call }: ForkOptions = {}): Promise<Session<T>> {
+    const { bytes, headers } = this.#content({ to, at, deployment }, {});
+    await this.#call("/fork", { method: "POST", headers, body: bytes }, call);
+    return new Session(this.shared, this.service, to);
   }
 
   /** Deletes the session with its state and history. One that is not there is no error. */
@@ -388,6 +410,8 @@ export class Session<T extends Types = any> {
     return { body: decode(bytes, contentType) as B, contentType };
   }
 }
+
+const past = ({ at }: PastOptions) => (at === undefined ? "" : `?at=${at}`);
 
 /** Also where a page has no `randomUUID`, as on plain HTTP. */
 function newKey(): string {

@@ -191,6 +191,20 @@ test("the history is read page by page, with the library's names", async () => {
   assert.equal(asked[2]!.url.searchParams.get("limit"), "2");
 });
 
+test("a session is asked as it was, and forked", async () => {
+  const { client, asked } = standIn(() => json({ seq: 2, forked: { session: "b", at: 2 } }));
+  const room = client.session("a", "b");
+  await room.query({ q: 1 }, { at: 2 });
+  assert.equal((await room.describe({ at: 2 })).seq, 2);
+  const branch = await room.fork("c d", { at: 2 });
+  await room.fork("e");
+  await branch.describe();
+  const paths = asked.map(({ url }) => url.pathname.split("/sessions/")[1] + url.search);
+  assert.deepEqual(paths, ["b/query?at=2", "b?at=2", "b/fork", "b/fork", "c%20d"]);
+  const bodies = asked.slice(2, 4).map(({ body }) => JSON.parse(`${body}`));
+  assert.deepEqual(bodies, [{ to: "c d", at: 2 }, { to: "e" }]);
+});
+
 test("what is not slotd's own answer is a proxy's", async () => {
   const { client, asked } = standIn((_, number) =>
     number === 1 ? new Response("<h1>Bad gateway</h1>", { status: 502 }) : number === 2 ? acknowledged(1) : new Response("no", { status: 404 }));

@@ -94,7 +94,7 @@ pub use access::Access;
 pub use explain::{Considered, Explanation};
 pub use identity::{Identity, Kind, Scope};
 pub use minted::{MintingKey, NoKey};
-pub use policy::{Fault, Origins, Policy, Sender, ServicePolicy, SigningKey};
+pub use policy::{Fault, Gate, Origins, Policy, Sender, ServicePolicy, SigningKey};
 pub use refused::{Refused, RefusedKind};
 pub use signing::PublicKey;
 pub use token::{Grant, Hash, NamedToken, NoRandomness, Secret, TokenError, Tokens, hash};

@@ -26,6 +26,8 @@ pub const AUDIENCES_MAX: usize = 32;
 pub const SIGNING_KEYS_MAX: usize = 256;
 /// Tables of services in a policy, as many as there may be services with settings of their own.
 pub const SERVICES_MAX: usize = 1_024;
+/// Places that are redacted in captures of a service: each is looked for in each value.
+pub const REDACTIONS_MAX: usize = 100;
 /// Origins of a service: each request with an `Origin` looks at all of them.
 pub const ORIGINS_MAX: usize = 64;
 /// Bytes of the policy's file: so many rules, with room. A larger one is some other file.

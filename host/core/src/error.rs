@@ -60,10 +60,16 @@ codes! {
     MoveNotFound = "move-not-found", 404, false;
     /// No node knows of such an audit: nodes keep the latest ones until they restart.
     AuditNotFound = "audit-not-found", 404, false;
+    /// No node has a capture of that name: it was removed, or the oldest of too many.
+    CaptureNotFound = "capture-not-found", 404, false;
     /// The service has no such deployment.
     DeploymentNotFound = "deployment-not-found", 404, false;
     /// The version to run does not take over some sessions; they would stay on their current version. Nothing has changed. The detail says how many, why, and what to do.
     SessionsWouldStay = "sessions-would-stay", 409, false;
+    /// A stage of the gate has stopped the deploy, or somebody has ended it. Nothing has moved. `slotd gate SERVICE` shows the report.
+    GateStopped = "gate-stopped", 409, false;
+    /// No deploy of the service has gone through the gate, or there is none to confirm or to end.
+    GateNotFound = "gate-not-found", 404, false;
     /// The service has no earlier version to roll back to.
     NothingToRollBack = "nothing-to-roll-back", 409, false;
     /// Another deploy or rollback of the service is in progress, or another node committed one first. Nothing has changed.
@@ -97,6 +103,10 @@ codes! {
     NotifyRefused = "notify-refused", 403, false;
     /// The position (`after`) belongs, or may belong, to a deleted session of the same name. Start again from `after=0`.
     PositionGone = "position-gone", 410, false;
+    /// The session has not come to that message yet.
+    SeqNotReached = "seq-not-reached", 409, false;
+    /// What the session was at that message can't be made again: the history does not have all that was written, does not come out as it is stored, or takes too long to run. The detail says which.
+    HistoryUnavailable = "history-unavailable", 410, false;
     /// A limit of the service, of the token's subject or of the session is reached: messages, bytes or handlers' time in a time, or sockets at a time. Nothing was kept, and nothing was counted. Retry after `Retry-After`; the detail names the limit.
     RateLimited = "rate-limited", 429, true;
     /// A limit on what the service or the session stores is reached: sessions, or bytes. Nothing was kept. To retry does not help before something was deleted, or the operator allows more.

@@ -14,7 +14,7 @@
 //! | 5 | 30 November 2026 | messages between sessions: their records, rows and origins; sessions that expire ([`SENDS_FROM`]) |
 //! | 6 | 30 November 2026 | requests over HTTP: their rows and origins; sessions that close, and that are told of their subscribers ([`HTTP_FROM`]) |
 //! | 7 | 30 November 2026 | messages and queries with the identity of their client ([`IDENTITY_FROM`]); logs and snapshots of a cluster that are sealed ([`SEALED_FROM`]) |
-//! | 8 | 30 November 2026 | what operators have written, in histories ([`ENTERED_FROM`]) |
+//! | 8 | 30 November 2026 | what operators have written, in histories ([`ENTERED_FROM`]); idempotency keys that are each client's own ([`OWN_KEYS_FROM`]); deploys through the gate ([`GATE_FROM`]); services with a canary ([`CANARY_FROM`]); sessions that are forked off others ([`FORKED_FROM`]) |
 //!
 //! A level is also the version of the protocol (`peer::protocol`) between nodes: a cluster
 //! at level 2 has no node that speaks only version 1.
@@ -61,6 +61,19 @@ pub const SEALED_FROM: Level = 7;
 
 /// From here on, an operator's entry has what was written with it: before, a history could not be run past it.
 pub const ENTERED_FROM: Level = 8;
+
+/// From here on, each client who was shown to be somebody has idempotency keys of its own: before, a node that takes the slot over
+/// would not find them, and apply a repeat.
+pub const OWN_KEYS_FROM: Level = 8;
+
+/// From here on, deploys go through the gate: before, not every node does its part of it, or goes on with it.
+pub const GATE_FROM: Level = 8;
+
+/// From here on, a service may have a canary: before, not every node would run its version in its slots.
+pub const CANARY_FROM: Level = 8;
+
+/// From here on, a session may begin with another one's history.
+pub const FORKED_FROM: Level = 8;
 
 /// Fields of a stored JSON value that this version does not know. They are kept when it changes the
 /// value: what a later version has put there is not lost by chance.

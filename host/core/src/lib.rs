@@ -7,9 +7,9 @@
 //! - what all name: `limits`, `level`, `text`, `error`, `names`, `loads`, `buffers`, `mac`, `memory`, `modes`, `random`,
 //!   `seal`, `backoff`, `clock`, `thread`, `telemetry`, `task`;
 //! - what is kept: `nats`, `client`, `effects`, `log`, `database`, `state`, `storage`;
-//! - what a slot does: `position`, `message`, `quota`, `plugin`, `service`, `registry`, `audit`, `operator`, `operation`,
+//! - what a slot does: `position`, `message`, `quota`, `plugin`, `service`, `gate`, which says what a new version has to be, `registry`, `audit`, `operator`, `operation`,
 //!   `slot`; `script`, which plays messages to one without a node; `sim`, which makes them; `replay`,
-//!   which runs a history again.
+//!   which runs a history again; `capture`, which has one message of a history as a file.
 //!
 //! With the feature `testing` there is what the tests of both crates share: `testing`,
 //! `plugin::testkit` and `telemetry::captured_log`.
@@ -20,11 +20,13 @@
 pub mod audit;
 pub mod backoff;
 pub mod buffers;
+pub mod capture;
 pub mod client;
 pub mod clock;
 pub mod database;
 pub mod effects;
 pub mod error;
+pub mod gate;
 pub mod level;
 pub mod limits;
 pub mod loads;

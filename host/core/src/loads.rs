@@ -9,6 +9,7 @@ use crate::{limits, names::ServiceName};
 use arc_swap::ArcSwap;
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
+use slotd_quota::writes::Bound;
 use std::{
     collections::HashMap,
     sync::{
@@ -25,6 +26,14 @@ pub struct Load {
     done: AtomicU64,
     time_ns: AtomicU64,
     aside_ns: AtomicU64,
+    /// Bytes that its messages have had written, and messages that have.
+    wrote: AtomicU64,
+    writes: AtomicU64,
+    /// Of them, bytes whose commit has not ended.
+    under_way: AtomicU64,
+    /// Bytes that it may have under way, and one more; 0: there is no bound. And what a message is taken to write.
+    most: AtomicU64,
+    each: AtomicU64,
     /// Of the connections' buffers: what comes in, what goes out.
     buffers: [AtomicUsize; 2],
 }
@@ -38,6 +47,9 @@ pub struct Work {
     pub time: Duration,
     /// Of its long calls, beside them.
     pub aside: Duration,
+    /// What its messages had written, and how many they were.
+    pub bytes: u64,
+    pub writes: u64,
 }
 
 impl Load {
@@ -70,7 +82,31 @@ impl Load {
             done: self.done.load(Relaxed),
             time: Duration::from_nanos(self.time_ns.load(Relaxed)),
             aside: Duration::from_nanos(self.aside_ns.load(Relaxed)),
+            bytes: self.wrote.load(Relaxed),
+            writes: self.writes.load(Relaxed),
         }
+    }
+
+    /// A message of it has so much written: until what comes back is dropped, it is under way.
+    pub fn has_written(self: &Arc<Self>, bytes: u64) -> UnderWay {
+        self.wrote.fetch_add(bytes, Relaxed);
+        self.writes.fetch_add(1, Relaxed);
+        self.under_way.fetch_add(bytes, Relaxed);
+        UnderWay { load: self.clone(), bytes }
+    }
+
+    /// What it may have under way from now on.
+    pub fn bound(&self, bound: Bound) {
+        self.each.store(bound.each, Relaxed);
+        let is_bound = bound.most < u64::MAX;
+        self.most.store(if is_bound { bound.most + 1 } else { 0 }, Relaxed);
+    }
+
+    /// Whether a message of it that will write goes now.
+    pub fn lets_write(&self) -> bool {
+        let Some(most) = self.most.load(Relaxed).checked_sub(1) else { return true };
+        let bound = Bound { most, each: self.each.load(Relaxed) };
+        bound.lets(self.open(), self.under_way.load(Relaxed))
     }
 
     pub(crate) fn buffers(&self, outgoing: bool) -> &AtomicUsize {
@@ -80,6 +116,30 @@ impl Load {
 
 fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Bytes of a service on their way into the log, until that is decided.
+#[derive(Debug)]
+pub struct UnderWay {
+    load: Arc<Load>,
+    bytes: u64,
+}
+
+impl UnderWay {
+    /// Takes another one in, if it is of the same service; else that comes back.
+    pub fn join(&mut self, mut other: Self) -> Option<Self> {
+        if !Arc::ptr_eq(&self.load, &other.load) {
+            return Some(other);
+        }
+        self.bytes += std::mem::take(&mut other.bytes);
+        None
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.load.under_way.fetch_sub(self.bytes, Relaxed);
+    }
 }
 
 /// A message that was let through, until it is worked off. A copy of the message was not let through.
@@ -200,6 +260,28 @@ mod tests {
         loads.took(&name("s"), Duration::from_micros(3), Duration::ZERO);
         let work = Work { open: 0, done: 1, time: Duration::from_micros(3), ..Work::default() };
         assert_eq!(loads.of(&name("s")).unwrap().work(), work);
+    }
+
+    /// What is counted as under way for ever would keep its service from writing for good.
+    #[test]
+    fn what_is_under_way_is_bounded_until_it_is_decided() {
+        let loads = Loads::new(|_| true);
+        let load = loads.of(&name("s")).unwrap();
+        load.bound(Bound { most: 1_000, each: 300 });
+        let mut first = load.has_written(400);
+        assert!(load.lets_write(), "700 with the next one");
+        assert!(first.join(load.has_written(400)).is_none());
+        assert!(!load.lets_write(), "1,100 with the next one");
+        assert!(first.join(loads.of(&name("t")).unwrap().has_written(5)).is_some());
+        let open = load.let_in();
+        drop(first);
+        assert!(load.lets_write());
+        load.bound(Bound { most: 0, each: 300 });
+        drop(open);
+        assert!(!load.lets_write());
+        load.bound(Bound::NONE);
+        assert!(load.lets_write());
+        assert_eq!((load.work().bytes, load.work().writes), (800, 2));
     }
 
     /// Anyone may send to any name, and services come and go.

@@ -4,9 +4,9 @@
 //! with what it changes. The handler is not asked: it must work where a handler can't read the state.
 
 use crate::{
-    effects::Origin,
+    effects::{Forked, Origin},
     error::{Code, Error},
-    log::record::{DeploymentId, Entry, Event, INTERNAL_KEY},
+    log::record::{DeploymentId, Entry, Event, INTERNAL_KEY, Pin},
     message::SessionInfo,
     names::SessionKey,
     position::Cursor,
@@ -66,6 +66,8 @@ pub enum Action {
     /// Deletes a session that is exactly where it is expected to be: what a failed import has left.
     /// Does nothing if it is gone.
     Discard,
+    /// Begins a session with another one's history, or goes on with that.
+    Fork(Box<Fork>),
 }
 
 /// What an operator's entry does and records.
@@ -100,6 +102,24 @@ impl Import {
         let note: Result<serde_json::Value, _> = serde_json::from_slice(&entered.note);
         note.map_or(true, |note| note["whole"] != false)
     }
+}
+
+/// A part of what a session has of the one that it is forked off: mostly all of it. The parts come in order; the first makes
+/// the session, and the last has message [`Forked::at`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Fork {
+    pub forked: Forked,
+    pub created_ms: u64,
+    /// Whose shape the state has.
+    pub deployment: DeploymentId,
+    /// It stays on that.
+    pub pinned: Option<Pin>,
+    /// The last message of the part before; 0: it is the first.
+    pub after: u64,
+    /// As they are kept.
+    pub history: Vec<Entry>,
+    /// Of the state behind them.
+    pub values: Vec<(String, Bytes)>,
 }
 
 /// An entry that is brought in. As [`Entry`] is now, and stays: this is sent between nodes.
@@ -161,6 +181,8 @@ impl Imported {
             Some(Origin::Part(part)) => part.id.len(),
             Some(Origin::Client(client)) => client.bytes() + 4 * client.claims.len(),
             Some(Origin::Operator(entered)) => entered.bytes(),
+            // A file has what it was.
+            Some(Origin::Inherited(inherited)) => inherited.bytes(),
             Some(Origin::Presence(_)) | None => 0,
         };
         self.body.len() + self.reply.len() + events + texts + origin + BYTES_BESIDE

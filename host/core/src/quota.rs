@@ -61,7 +61,12 @@ impl Default for Quota {
 
 fn keeps(limits: &Limits) -> bool {
     let of_session = limits.session.as_ref().is_some_and(|session| session.stored.is_some());
-    limits.sessions.is_some() || limits.stored.is_some() || of_session
+    limits.sessions.is_some() || limits.stored.is_some() || of_session || keeps_by_subject(limits)
+}
+
+fn keeps_by_subject(limits: &Limits) -> bool {
+    let of = limits.subject.as_ref();
+    of.is_some_and(|of| of.sessions.is_some() || of.stored.is_some())
 }
 
 impl Quota {
@@ -200,6 +205,45 @@ impl Quota {
             return Err(format!(
                 "{service} has {} sessions, and may have {max} (`limits.sessions`); nothing was kept, and \
                  deleting sessions makes room",
+                stored.sessions
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether a service limits what sessions of a subject keep.
+    pub fn keeps_by_subject(&self, service: &ServiceName) -> bool {
+        self.0.keeps.load(Relaxed)
+            && self.limits(service.as_str()).is_some_and(|limits| keeps_by_subject(&limits))
+    }
+
+    /// As [`Self::check_stored`], of the sessions that a subject has made. Others may send to them too: the subject is not named.
+    ///
+    /// # Errors
+    /// A sentence: which limit is reached.
+    pub fn check_stored_of(
+        &self,
+        service: &ServiceName,
+        subject: &str,
+        makes: bool,
+    ) -> Result<(), String> {
+        let limits = self.limits(service.as_str());
+        let of = limits.as_ref().and_then(|limits| limits.subject.as_ref());
+        let (Some(of), Some(stored)) = (of, self.0.stored.get()) else { return Ok(()) };
+        let stored = stored.of_subject(service, subject);
+        if let Some(max) = of.stored.map(|max| max.0).filter(|max| stored.bytes >= *max) {
+            return Err(format!(
+                "the sessions of {service} that one subject has made store {} bytes, and may store {max} \
+                 (`limits.subject.stored`); nothing was kept, and deleting some of them makes room",
+                stored.bytes
+            ));
+        }
+        if let Some(max) = of.sessions.map(|max| max.0).filter(|max| stored.sessions >= *max)
+            && makes
+        {
+            return Err(format!(
+                "this subject has made {} sessions of {service} that exist, and may have {max} \
+                 (`limits.subject.sessions`); nothing was kept, and deleting some of them makes room",
                 stored.sessions
             ));
         }

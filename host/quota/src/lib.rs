@@ -28,3 +28,4 @@ pub mod share;
 pub mod shares;
 mod table;
 pub mod usage;
+pub mod writes;

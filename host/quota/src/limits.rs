@@ -82,6 +82,8 @@ pub const SHARES_DELAY_FROM: f64 = 0.90;
 /// After so many ticks in which none of its messages ended, those of a service are taken to wait for something else than
 /// the processor.
 pub const SHARES_STILL_TICKS: u32 = 10;
+/// So many more at most, where others have as much in front of the processor.
+pub const SHARES_QUEUED_TICKS_MAX: u32 = 100;
 /// What a service that did not use its share may use of it later, at once. It is what others may wait for it.
 pub const SHARES_WINDOW: Duration = Duration::from_millis(20);
 /// As long the processor may have work that nobody has a share for.
@@ -102,6 +104,8 @@ pub const SHARES_ESTIMATE_FIRST: Duration = Duration::from_micros(250);
 pub const SHARES_OPEN_FREE: u64 = 16;
 /// After so long without a message a service is not among those that share.
 pub const SHARES_ACTIVE: Duration = Duration::from_millis(100);
+/// While no other was active for so long, one that has no limit of its own is kept waiting for nobody.
+pub const SHARES_COMPANY: Duration = Duration::from_secs(2);
 /// After so long it is forgotten.
 pub const SHARES_KEPT: Duration = Duration::from_secs(10);
 /// Services with shares of their own; those beyond share one.
@@ -110,6 +114,16 @@ pub const SHARES_SERVICES_MAX: usize = 1_024;
 pub const SHARES_WAIT_MIN: Duration = Duration::from_micros(200);
 /// Nor longer, then the service asks again: what it may use changes each tick.
 pub const SHARES_WAIT_MAX: Duration = Duration::from_millis(50);
+
+/// While other services write, one that writes more than the mean may have so much under way to the log as the log takes in
+/// this time: others wait behind it.
+pub const WRITES_UNDER_WAY: Duration = Duration::from_millis(20);
+/// And so much at least: what a sync costs is not cheaper for less.
+pub const WRITES_UNDER_WAY_MIN: u64 = 256 * 1024;
+/// What a log takes in a second as long as nothing is known of it.
+pub const WRITES_RATE_FIRST: f64 = 64e6;
+/// What was written counts for about so long; and a service that has written within it counts as one that writes.
+pub const WRITES_LATELY: Duration = Duration::from_secs(1);
 
 /// Of a queue that is shared: one may hold so many times what is free.
 pub const SHARE_OF_FREE: u64 = 2;

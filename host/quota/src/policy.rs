@@ -142,6 +142,12 @@ pub struct SubjectLimits {
     pub guest_time: Option<Rate<GuestTime>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub burst: Option<Burst>,
+    /// That it has made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<Count>,
+    /// Of these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stored: Option<Size>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sockets: Option<Count>,
 }
@@ -240,6 +246,8 @@ weight = 200
 
 [subject]
 messages = "50/s"
+sessions = 20
+stored = "100MiB"
 sockets = 5
 
 [session]
@@ -272,7 +280,7 @@ stored = "1MiB"
             ("weight = 0", "from 1 to 10000"),
             ("speed = 1", "unknown field"),
             ("[session]\nsessions = 1", "unknown field"),
-            ("[subject]\nstored = 1", "unknown field"),
+            ("[subject]\nweight = 1", "unknown field"),
             ("[subject]\nmessages = \"0/s\"", "1000/s"),
         ];
         for (text, right) in wrong {

@@ -128,6 +128,8 @@ pub struct Controller {
     engaged: bool,
     /// Ticks in a row in which nothing was short.
     calm: u32,
+    /// The only service that was active lately: nobody would have what it is kept from.
+    alone: Option<Box<str>>,
     last: Duration,
 }
 
@@ -164,14 +166,21 @@ struct Service {
     reserved: f64,
     /// Messages that were let through and had not ended at the last tick.
     open: u64,
-    /// Ticks in a row in which it had some of them and none ended.
+    /// Ticks in a row in which it had some of them and none ended; and after how many of them what they wait for is not
+    /// the processor.
     still: u32,
+    patience: u32,
     active: Duration,
     /// It has waited for its share since the last tick; and ticks since it has.
     waits: bool,
     since_waited: u32,
     capped: bool,
+    /// This tick says something of it.
+    told: bool,
 }
+
+/// How much of what was used lately one tick is.
+const LATELY: f64 = 0.3;
 
 /// Stands for all for whom there is no place.
 const BEYOND: &str = "";
@@ -194,10 +203,12 @@ impl Service {
             reserved: 0.0,
             open: 0,
             still: 0,
+            patience: limits::SHARES_STILL_TICKS,
             active: now,
             waits: false,
             since_waited: u32::MAX,
             capped: false,
+            told: false,
         }
     }
 
@@ -215,8 +226,17 @@ impl Service {
         self.since_waited <= 1
     }
 
+    /// Messages of it are in front of the processor, and none has run that would say what they cost.
+    fn is_unknown(&self) -> bool {
+        self.cost_time <= 0.0 && self.reserved > 0.0 && self.still < self.patience
+    }
+
     fn fill(&mut self, now: Duration) {
-        self.own.fill(now, self.grant, limits::SHARES_WINDOW);
+        // What is drawn for those is a guess: as long as nobody knows better, they are all that it has.
+        match self.is_unknown() {
+            true => self.own.filled = self.own.filled.max(now),
+            false => self.own.fill(now, self.grant, limits::SHARES_WINDOW),
+        }
         if let Some(cap) = self.terms.cap {
             self.cap.fill(now, cap, limits::SHARES_WINDOW);
         }
@@ -243,6 +263,7 @@ impl Controller {
             largest: 0.0,
             engaged: false,
             calm: 0,
+            alone: None,
             last: now,
         }
     }
@@ -273,6 +294,10 @@ impl Controller {
             new.begin(now, target * f64::from(new.terms.weight) / weights);
             self.services.insert(name.into(), new);
         }
+        let alone = self.alone.as_deref() == Some(name);
+        if !alone {
+            self.alone = None;
+        }
         let Some(service) = self.services.get_mut(name) else { return Admission::Go };
         service.active = service.active.max(now);
         service.fill(now);
@@ -284,7 +309,7 @@ impl Controller {
         let is_capped = service.terms.cap.is_some();
         if service.own.left > 0.0 {
             service.own.left -= estimate;
-        } else if self.node.left <= 0.0 {
+        } else if (self.node.left <= 0.0 || service.is_unknown()) && !alone {
             service.waits = true;
             return wait(now, -service.own.left / service.grant.max(1e-6));
         }
@@ -311,15 +336,20 @@ impl Controller {
         let shared = if done > 0 { (ns(tick.busy) - known).max(0.0) / done as f64 } else { 0.0 };
         let mut released = 0.0;
         for service in self.services.values_mut() {
-            service.open = 0;
+            (service.open, service.told) = (0, false);
         }
         for used in tick.services {
             let name = self.name(used.service).to_owned();
             let terms = terms_of(&self.terms, &name);
             let service = self.services.entry(name.into());
             let service = service.or_insert_with(|| Service::new(terms, now));
+            service.patience = patience(self.backlog - service.backlog(), self.processors);
             service.fill(now);
             released += service.charge(used, shared * used.done as f64, passed, now);
+        }
+        for service in self.services.values_mut().filter(|service| !service.told) {
+            // It has used nothing.
+            service.used *= 1.0 - LATELY;
         }
         for service in self.services.values_mut().filter(|service| service.open == 0) {
             // What is drawn for nothing is given back.
@@ -345,6 +375,7 @@ impl Controller {
         }
         self.forget(now);
         self.grant(now);
+        self.look_for_company(now);
         self.engage(utilization, now);
         let state = self.state(utilization);
         for service in self.services.values_mut() {
@@ -412,6 +443,27 @@ impl Controller {
         active.map(|service| f64::from(service.terms.weight)).sum()
     }
 
+    /// Whether one service is the only one. It waits for nobody, and what it has is no debt but for what is in front of the
+    /// processor, which whoever comes next waits for.
+    fn look_for_company(&mut self, now: Duration) {
+        let lately =
+            |service: &Service| now.saturating_sub(service.active) <= limits::SHARES_COMPANY;
+        let mut active = self.services.iter_mut().filter(|(_, service)| lately(service));
+        let alone = match (active.next(), active.next()) {
+            // It stands for many.
+            (Some((name, _)), _) if &**name == BEYOND => None,
+            (Some((name, service)), None) => {
+                service.own.left = service.own.left.max(-service.reserved);
+                self.node.left = self.node.left.max(-service.reserved);
+                Some(name)
+            }
+            _ => None,
+        };
+        if self.alone.as_deref() != alone.map(|name| &**name) {
+            self.alone = alone.cloned();
+        }
+    }
+
     /// Drops services that have been quiet for long: by then they owe nothing.
     fn forget(&mut self, now: Duration) {
         self.services
@@ -474,6 +526,13 @@ fn terms_of(terms: &HashMap<Box<str>, Terms>, name: &str) -> Terms {
     terms.get(name).or_else(|| terms.get("*")).copied().unwrap_or_default()
 }
 
+/// After how many ticks in which none of a service's messages ended they wait for something else than the processor: not
+/// while what others have in front of it is before them.
+fn patience(others: f64, processors: f64) -> u32 {
+    let ticks = others.max(0.0) / (ns(limits::SHARES_TICK) * processors.max(0.1));
+    limits::SHARES_STILL_TICKS + (ticks as u32).min(limits::SHARES_QUEUED_TICKS_MAX)
+}
+
 fn wait(now: Duration, ns: f64) -> Admission {
     // Not a number, or without an end: as long as may be.
     let bounds = (limits::SHARES_WAIT_MIN, limits::SHARES_WAIT_MAX);
@@ -500,11 +559,7 @@ impl Service {
     /// What is let through and has not run, as far as is known.
     fn backlog(&self) -> f64 {
         // What waits for something else, such as a slot with a long call, does not wait for the processor.
-        if self.still >= limits::SHARES_STILL_TICKS {
-            0.0
-        } else {
-            self.open as f64 * self.estimate()
-        }
+        if self.still >= self.patience { 0.0 } else { self.open as f64 * self.estimate() }
     }
 
     /// Takes what it has used; gives back what was drawn for messages that ended.
@@ -516,7 +571,8 @@ impl Service {
             self.cost_time = self.cost_time * 0.9 + charge;
             self.cost_done = self.cost_done * 0.9 + used.done as f64;
         }
-        self.used += (charge / passed - self.used) * 0.3;
+        self.used += (charge / passed - self.used) * LATELY;
+        self.told = true;
         self.open += used.open;
         self.still = match used.open > 0 && used.done == 0 {
             true => self.still.saturating_add(1),
@@ -565,6 +621,10 @@ impl Shares {
 
     pub fn set_terms(&self, terms: impl IntoIterator<Item = (Box<str>, Terms)>) {
         self.controller.lock().set_terms(terms);
+    }
+
+    pub fn weight(&self, service: &str) -> u32 {
+        terms_of(&self.controller.lock().terms, service).weight
     }
 
     /// Whether messages are looked at.

@@ -67,7 +67,7 @@ impl Amounts {
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Who {
-    /// Of messages without a subject, and what belongs to nobody, such as stored bytes.
+    /// Of messages without a subject, and what belongs to nobody, such as what sessions store that no subject has made.
     #[default]
     Nobody,
     Subject(Box<str>),
@@ -132,7 +132,7 @@ impl Part {
         };
         let of = self.accounts.entry(service.into()).or_default();
         let Some(subject) = subject else { return &mut of.nobody };
-        let subject = cut(subject);
+        let subject = kept_name(subject);
         if !of.subjects.contains_key(subject) {
             if full || of.subjects.len() >= subjects_max {
                 return of.other.get_or_insert_default();
@@ -182,7 +182,8 @@ impl Part {
     }
 }
 
-fn cut(name: &str) -> &str {
+/// What is kept of a subject's name.
+pub fn kept_name(name: &str) -> &str {
     &name[..name.floor_char_boundary(limits::USAGE_NAME_BYTES_MAX)]
 }
 
@@ -254,14 +255,29 @@ impl Usage {
         add(part.account(service, subject, limits::USAGE_SUBJECTS_MAX, max));
     }
 
-    /// What services store now, and how long it was since this was said last. It waits for what is being written.
-    pub fn stored<'a>(&self, stored: impl IntoIterator<Item = (&'a str, u64)>, since: Duration) {
+    /// What services store now, by the subjects that it belongs to, and how long it was since this was said last. Those that come first
+    /// have the places that there are: half of them, or subjects that only store would leave none to those that send. It waits for what
+    /// is being written.
+    pub fn stored<'a>(
+        &self,
+        stored: impl IntoIterator<Item = (&'a str, Option<&'a str>, u64)>,
+        since: Duration,
+    ) {
         let mut today = self.today.lock();
         for of in today.part.accounts.values_mut() {
-            of.nobody.stored_bytes = 0;
+            let subjects = of.subjects.values_mut().chain(&mut of.other);
+            subjects.chain([&mut of.nobody]).for_each(|amounts| amounts.stored_bytes = 0);
         }
-        for (service, bytes) in stored {
-            let amounts = today.part.of_day(service, None);
+        for (service, subject, bytes) in stored {
+            let amounts = match subject {
+                None => today.part.of_day(service, None),
+                Some(_) => today.part.account(
+                    service,
+                    subject,
+                    limits::USAGE_SUBJECTS_MAX / 2,
+                    limits::USAGE_ACCOUNTS_MAX / 2,
+                ),
+            };
             amounts.stored_bytes = amounts.stored_bytes.saturating_add(bytes);
             let more = u128::from(bytes) * since.as_millis() / 1_000;
             let more = u64::try_from(more).unwrap_or(u64::MAX);

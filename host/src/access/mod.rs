@@ -7,7 +7,7 @@ mod store;
 
 pub use self::{key::minting_key, policy::PolicyFile, store::TokenStore};
 
-use crate::quota::Quota;
+use crate::{captures::Redactions, quota::Quota};
 use slotd_access::{Access, Hash, Listener, Policy, Tokens};
 use std::{fmt, path::Path, sync::Arc};
 
@@ -20,6 +20,8 @@ pub struct Decider {
     access: Access,
     /// Has the limits of the policy.
     quota: Quota,
+    /// Has what it says of captures.
+    redactions: Redactions,
     /// Has all that is open looked at again.
     tell: Arc<dyn Fn() + Send + Sync>,
 }
@@ -29,17 +31,22 @@ impl Decider {
         let tell: Arc<dyn Fn() + Send + Sync> = Arc::new(tell);
         let withdrawn = Arc::clone(&tell);
         access.on_withdrawn(move || withdrawn());
-        Self { access, quota: Quota::default(), tell }
+        Self { access, quota: Quota::default(), redactions: Redactions::default(), tell }
     }
     #[must_use]
     pub fn with_quota(self, quota: Quota) -> Self {
         Self { quota, ..self }
+    }
+    #[must_use]
+    pub fn with_redactions(self, redactions: Redactions) -> Self {
+        Self { redactions, ..self }
     }
     pub fn access(&self) -> &Access {
         &self.access
     }
     fn set_policy(&self, policy: Policy) {
         self.quota.set(policy.limits());
+        self.redactions.set(policy.redactions());
         self.access.set_policy(policy);
         (self.tell)();
     }

@@ -4,11 +4,12 @@ use super::Decider;
 use crate::{
     audit::{Audit, Change},
     files::{self, Stamp, stamp},
+    gate_report::GateSpec,
     limits,
     plugin::Digest,
 };
 use parking_lot::Mutex;
-use slotd_access::{Fault, Policy, limits as access_limits};
+use slotd_access::{Fault, Gate, Policy, limits as access_limits};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -40,7 +41,39 @@ fn read_with_digest(path: &Path) -> Result<(Policy, Digest), Vec<Fault>> {
     let text = String::from_utf8(bytes).map_err(|_| one("the file is not UTF-8".into()))?;
     let base = path.parent().filter(|base| !base.as_os_str().is_empty());
     let policy = Policy::parse(&text, base.unwrap_or(Path::new(".")))?;
+    let mut faults: Vec<Fault> = Vec::new();
+    for (service, gate) in policy.gates() {
+        let fault = gate_fault(service, gate);
+        // A service that has the table of `*` has its line.
+        faults.extend(fault.filter(|fault| faults.iter().all(|known| known.line != fault.line)));
+    }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let wrong = policy.redactions().flat_map(|(service, texts)| {
+        let wrong = crate::captures::check(texts).into_iter();
+        wrong.map(move |what| format!("[service.{service}.capture]: {what}"))
+    });
+    let wrong: Vec<_> = wrong.map(|what| Fault { line: None, what }).collect();
+    if !wrong.is_empty() {
+        return Err(wrong);
+    }
     Ok((policy, Digest::of(text.as_bytes())))
+}
+
+/// What a service's gate does, as its table says.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn gate_spec(gate: &Gate) -> Result<GateSpec, String> {
+    let spec: GateSpec = serde_json::from_value(gate.value.clone()).map_err(|e| e.to_string())?;
+    spec.check().map_err(|error| error.detail.into_owned())?;
+    Ok(spec)
+}
+
+fn gate_fault(service: &str, gate: &Gate) -> Option<Fault> {
+    let why = gate_spec(gate).err()?;
+    Some(Fault { line: Some(gate.line), what: format!("[service.{service}]: gate: {why}") })
 }
 
 /// Faults as one text, of a line each.
@@ -153,6 +186,26 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
     const CHAT: &str = "[[rule]]\nwho = [\"anyone\"]\nallow = [\"send\"]\non = [\"chat\"]\n";
+
+    /// A gate that is written wrong would be none, or another one, and nobody would know before it lets something in.
+    #[test]
+    fn a_gate_that_can_not_be_is_refused_with_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.toml");
+        let chat = format!("{CHAT}[service.chat]\norigins = []\n[service.'*'.gate]\n");
+        std::fs::write(&path, format!("{chat}mode = 'strict'\naccept = ['http:a.example']\n"))
+            .unwrap();
+        let policy = read(&path).unwrap();
+        let spec = gate_spec(policy.service("chat").gate.as_ref().unwrap()).unwrap();
+        assert_eq!((spec.mode, spec.accept.len()), (crate::gate_report::Mode::Strict, 1));
+        for wrong in
+            ["mode = 'loose'", "modes = 'strict'", "accept = ['everything']", "threads = 0"]
+        {
+            std::fs::write(&path, format!("{chat}{wrong}\n")).unwrap();
+            let faults = read(&path).unwrap_err();
+            assert_eq!((faults.len(), faults[0].line), (1, Some(7)), "{wrong}: {faults:?}");
+        }
+    }
 
     /// With a policy that is half written, everybody would be kept out, or let in; and what is open has to hear of a
     /// change.

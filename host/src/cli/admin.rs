@@ -4,8 +4,10 @@ use super::{
     args::{
         AdminOnly, AdminService, Deploy, DeployOptionArgs, Rollback, SlotArgs, Slots, Swap, SwapCmd,
     },
+    canary,
     client::{Client, encode, operator, query},
     exit::{CliError, Exit},
+    gate,
     json::Json,
     output::{self, Table, format_time, list, number, text, time},
     signing,
@@ -53,17 +55,20 @@ pub fn service_path(service: &str, rest: &str) -> Result<String, CliError> {
 }
 
 pub async fn deploy(args: Deploy, json: bool) -> Result<(), CliError> {
-    let [force, same_state] = args.options.query();
-    let path = service_path(&args.service, "/deploy")?
-        + &query(&[("version", args.version), force, same_state]);
+    let mut parameters = vec![("version", args.version)];
+    parameters.extend(args.options.query());
+    parameters.extend(args.gate.query(json, args.options.force));
+    parameters.extend(args.canary.query());
+    let path = service_path(&args.service, "/deploy")? + &query(&parameters);
     let client = args.admin.client_waiting(limits::CLIENT_DEPLOY_TIMEOUT)?;
     let by = args.options.by()?;
     let component = Bytes::from(read_component(&args.file)?);
     let signature = signing::of_component(&args.file, args.signature.as_deref(), &component)?;
     let mut headers = vec![("content-type", "application/wasm"), (SENDER, by.as_str())];
     headers.extend(signature.as_deref().map(|signature| (SIGNATURE, signature)));
-    let answer = client.request(Method::POST, &path, &headers, component).await?;
-    changed(&client, &args.service, answer.json()?, args.wait, json).await
+    let asked = client.request(Method::POST, &path, &headers, component);
+    let answer = gate::through(&client, &args.service, asked, json).await?;
+    changed(&client, &args.service, answer, args.wait, json).await
 }
 
 pub async fn rollback(args: Rollback, json: bool) -> Result<(), CliError> {
@@ -160,14 +165,20 @@ async fn changed(
         };
         let label = text(&answer, "current.label") + same_state;
         match answer["changed"].as_bool() {
+            Some(false) if answer["gate"].is_object() => {
+                output::line(&format!("{service} runs {label}; nothing changed"))?
+            }
             Some(false) => {
                 output::line(&format!("{service} already runs {label}; nothing changed"))?
             }
             _ => output::line(&format!("{service} runs {label}"))?,
         }
+        output::print(&canary::lines(service, &answer["canary"]))?;
         output::print(&outlook(&answer))?;
         output::print(&new_effects(&answer))?;
-        if answer["swap"].is_object() {
+        // Of a dry run it is the one before.
+        let is_dry = answer["gate"].is_object() && answer["changed"].as_bool() == Some(false);
+        if answer["swap"].is_object() && !is_dry {
             output::print(&swap_lines(&answer["swap"]))?;
         }
         if !wait && is_moving(&answer["swap"]) {
@@ -253,8 +264,12 @@ fn swap_lines(swap: &Value) -> String {
 pub async fn swap(args: Swap, json: bool) -> Result<(), CliError> {
     let (service, admin) = match args {
         Swap { cmd: Some(SwapCmd::Status(args)), .. } => (args.service, args.admin),
-        Swap { cmd: None, service, admin } => {
+        Swap { cmd: None, service, admin, canary: change } => {
             let service = service.unwrap_or_default();
+            let client = admin.client_waiting(limits::CLIENT_DEPLOY_TIMEOUT)?;
+            if canary::change(&client, &service, &change, json).await?.is_some() {
+                return Ok(());
+            }
             output::complain(&format!("this command is now `slotd swap status {service}`"));
             (service, admin)
         }
@@ -267,6 +282,7 @@ async fn swap_status(client: &Client, service: &str, json: bool) -> Result<(), C
     if json {
         return output::line(&answer.to_string());
     }
+    output::print(&canary::lines(service, &answer["canary"]))?;
     match answer["swap"].is_object() {
         true => {
             let state = if is_moving(&answer["swap"]) { "swapping" } else { "swapped" };
@@ -363,7 +379,7 @@ pub async fn services(args: AdminOnly, json: bool) -> Result<(), CliError> {
                 (false, ..) => "-".into(),
                 (_, _, Some(error)) => format!("stuck: {error}"),
                 (_, true, _) => format!("{} of {}", text(swap, "moved"), text(swap, "slots")),
-                _ => "done".into(),
+                _ => canary::short(&service["canary"]).unwrap_or_else(|| "done".into()),
             },
         ]);
     }

@@ -2,8 +2,11 @@
 //! commands, and of `serve` are in the files below.
 
 mod audit;
+mod canary;
+mod capture;
 mod config;
 mod connection;
+mod gate;
 mod replay;
 mod session;
 mod sim;
@@ -12,12 +15,15 @@ mod usage;
 
 pub use self::{
     audit::AuditLog,
+    canary::{CanaryArgs, CanaryChangeArgs},
+    capture::{Capture, Captures, ReplayArgs},
     config::ConfigArgs,
     connection::{AdminArgs, AdminOnlyArgs, ApiArgs},
+    gate::{GateArgs, GateMode, GateOf},
     replay::Audit,
     session::{
-        History, Query, Send, SessionArgs, SessionCmd, SessionDelete, SessionExport, SessionImport,
-        SessionSet, SessionState, Sessions, Tail,
+        History, Query, Send, SessionCmd, SessionDelete, SessionExport, SessionFork, SessionImport,
+        SessionSet, SessionShow, SessionState, Sessions, Tail,
     },
     sim::{Fault, SimArgs},
     timer::{
@@ -75,7 +81,15 @@ pub enum Cmd {
     Serve(Serve),
 
     /// Deploy a component as a service, or swap a service to it while it serves
+    ///
+    /// A version that follows another one goes through the gate first: what it would do with the
+    /// sessions and messages that there are is found out before any slot switches to it. See
+    /// docs/gate.md.
     Deploy(Deploy),
+    /// Show what a service's last deploy was found to do before it moved anything
+    ///
+    /// Exit code 9 if it was stopped. See docs/gate.md.
+    Gate(GateOf),
     /// Roll back to the previous version
     Rollback(Rollback),
     /// List the deployed services
@@ -154,6 +168,13 @@ pub enum Cmd {
     /// Messages run in memory, on the versions that handled them; nothing that is stored changes.
     /// Exit code 1 if something differs, or if not all could be seen. See docs/replay.md.
     Audit(Audit),
+    /// Write a message of a session to a file, with the state before it and what came out, to run it again elsewhere
+    ///
+    /// `slotd plugin replay` runs it, with no server; in a plugin's folder captures/ it is a test. Needs the right
+    /// `operate`. See docs/capture.md.
+    Capture(Capture),
+    /// List the messages that nodes have captured by themselves when handlers trapped or were late; fetch or remove one
+    Captures(Captures),
     /// List who changed what, from where, and what came of it
     ///
     /// The latest changes, the oldest of them first; in a cluster, those of all nodes. What is
@@ -223,6 +244,10 @@ pub struct Deploy {
     pub version: Option<String>,
     #[command(flatten)]
     pub options: DeployOptionArgs,
+    #[command(flatten)]
+    pub canary: CanaryArgs,
+    #[command(flatten)]
+    pub gate: GateArgs,
     /// The component's signature, of slotd or of cosign [default: FILE.sig, if it is there]
     #[arg(long, value_name = "FILE")]
     pub signature: Option<PathBuf>,
@@ -277,9 +302,11 @@ pub struct Rollback {
 pub struct Swap {
     #[command(subcommand)]
     pub cmd: Option<SwapCmd>,
-    /// As `slotd swap status`, from before it was called that
-    #[arg(hide = true, required = true)]
+    /// The service whose canary is meant; alone, as `slotd swap status`
+    #[arg(required = true)]
     pub service: Option<String>,
+    #[command(flatten)]
+    pub canary: CanaryChangeArgs,
     #[command(flatten)]
     pub admin: AdminArgs,
 }
@@ -461,11 +488,15 @@ pub enum PluginCmd {
     /// With --wasm it builds the component instead and plays scripts to it, in the same plugin host
     /// that a node uses. A script is JSON lines, each a message and its expected result; see
     /// docs/plugins.md.
+    ///
+    /// Either way, captures in the folder captures/ run on the built component, and have to come out
+    /// right; see docs/capture.md.
     Test {
         /// The plugin's folder
         #[arg(default_value = ".")]
         dir: PathBuf,
-        /// Play scripts to the built component [default: script.jsonl and tests/*.jsonl]
+        /// Play scripts, and captures (*.json), to the built component [default: script.jsonl, tests/*.jsonl and
+        /// captures/*.json]
         #[arg(long, value_name = "SCRIPT", num_args = 0..)]
         wasm: Option<Vec<PathBuf>>,
         /// With --wasm: test this component instead of building one
@@ -483,6 +514,13 @@ pub enum PluginCmd {
     /// between calls) and by the plugin's own rules. What breaks is shortened to a script, which `slotd plugin test --wasm`
     /// plays. The same seed does the same. Exits with 8 if something breaks. See docs/plugins-sim.md.
     Sim(SimArgs),
+    /// Run a capture again, with no server, and show in what it differs
+    ///
+    /// Without --wasm it runs on the component in the file, and shows whether the same comes out. With
+    /// --wasm it runs on a new version, `migrate` first, as in a swap, and has to come out right: as the
+    /// file expects, else without the failure that was captured, else as before. Exits with 1 if not.
+    /// See docs/capture.md.
+    Replay(ReplayArgs),
     /// Install what building Rust or C plugins needs
     ///
     /// For Rust: rustup's targets or, if they can't be fetched, Debian's packages. For C: Debian's

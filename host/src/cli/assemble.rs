@@ -11,8 +11,9 @@ use super::{
     started,
 };
 use crate::{
-    access::{self, Decider, PolicyFile, TokenStore},
+    access::{self, Decider, PolicyFile, TokenStore, policy::gate_spec},
     audit, buffers,
+    captures::Redactions,
     config::{Config, Listener},
     database::{OpenError, StorageOptions},
     effects::rules::SendRules,
@@ -116,15 +117,22 @@ async fn assemble(
     let (shared, cluster) = joined.map(Joined::split).unzip();
     let shutdown = Shutdown::new();
     let registry = shared.as_ref().and_then(|shared| shared.registry.clone());
-    let quota = Quota::default();
+    let (quota, redactions) = (Quota::default(), Redactions::default());
+    let policed = (quota.clone(), redactions.clone());
     let (access_parts, tokens) =
-        open_access(config, &data_dir, registry, &shutdown, quota.clone()).await?;
+        open_access(config, &data_dir, registry, &shutdown, policed).await?;
     let requests = request_options(config);
     let requester = crate::task::blocking(move || HttpRequester::open(requests)).await;
     let requester = requester.map_err(|e| StartError::Unavailable(e.to_string()))?;
     let requester = Some(Arc::new(requester.map_err(StartError::Unavailable)?));
-    let foundation =
-        Foundation { data_dir: data_dir.clone(), plugins, shared, requester, quota: quota.clone() };
+    let foundation = Foundation {
+        data_dir: data_dir.clone(),
+        plugins,
+        shared,
+        requester,
+        quota: quota.clone(),
+        redactions,
+    };
     let node = Node::start(node_options(config), foundation);
     let node = node.map_err(|e| StartError::Damaged(e.to_string()))?;
 
@@ -136,6 +144,11 @@ async fn assemble(
         let access = access_parts.decider.access().clone();
         node.set_deploy_keys(Arc::new(move |service| {
             signing::deploy_keys(&access.policy(), service)
+        }));
+        let access = access_parts.decider.access().clone();
+        node.set_gate_specs(Arc::new(move |service| {
+            // What can't be read is not in force.
+            access.policy().service(service).gate.as_ref().and_then(|gate| gate_spec(gate).ok())
         }));
         crate::task::spawn("policy", policy.follow(audit.clone(), node.stopping()));
     }
@@ -324,7 +337,7 @@ async fn open_access(
     data_dir: &DataDir,
     registry: Option<Registry>,
     shutdown: &Shutdown,
-    quota: Quota,
+    (quota, redactions): (Quota, Redactions),
 ) -> Result<(AccessParts, TokenStore), StartError> {
     let (api, admin) = (token(&config.api)?, token(&config.admin)?);
     let secret = config.cluster.secret.clone().filter(|_| registry.is_some());
@@ -342,7 +355,8 @@ async fn open_access(
                 access.never_open(listener);
             }
         }
-        let decider = Decider::new(access, move || told.look()).with_quota(quota);
+        let decider = Decider::new(access, move || told.look());
+        let decider = decider.with_quota(quota).with_redactions(redactions);
         let tokens = match registry {
             Some(_) => None,
             None => {

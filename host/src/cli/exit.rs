@@ -32,6 +32,8 @@ exits! {
     Damaged = 7;
     /// `plugin sim` found what does not hold.
     Broken = 8;
+    /// The gate stopped a deploy, or somebody ended it: nothing has moved.
+    Stopped = 9;
     /// `serve` stopped itself because of a bug or stalled worker threads (`stall_limit`). Acknowledged messages are safe; start it again.
     Bug = 70;
 }

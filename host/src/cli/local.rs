@@ -2,10 +2,10 @@
 
 use super::{
     admin::read_component,
-    args::{ConfigArgs, ConfigCmd, Fault, PluginCmd, SimArgs},
+    args::{ConfigArgs, ConfigCmd, Fault, PluginCmd, ReplayArgs, SimArgs},
     exit::{CliError, Exit},
     output,
-    plugin::{self, ScriptOptions, SimOptions},
+    plugin::{self, ReplayOptions, ScriptOptions, SimOptions},
     signing,
 };
 use crate::{
@@ -33,10 +33,20 @@ pub async fn plugin(command: PluginCmd, json: bool) -> Result<(), CliError> {
             let options = BuildOptions { dir, profile };
             report(plugin::build(&options, out.as_deref(), &steps), json)
         }
-        PluginCmd::Test { dir, wasm: None, args, .. } => test(&dir, &args),
-        PluginCmd::Test { dir, wasm: Some(scripts), component, .. } => {
-            play(&ScriptOptions { dir, scripts, component }, json).await
+        PluginCmd::Test { dir, wasm: None, args, .. } => {
+            test(&dir, &args)?;
+            let captures = plugin::folder_captures(&dir);
+            let captures = captures.map_err(|error| CliError::failure(format!("{error:#}")))?;
+            if captures.is_empty() {
+                return Ok(());
+            }
+            let options = ScriptOptions { dir, only_captures: true, ..ScriptOptions::default() };
+            play(&options, json).await
         }
+        PluginCmd::Test { dir, wasm: Some(scripts), component, .. } => {
+            play(&ScriptOptions { dir, scripts, component, only_captures: false }, json).await
+        }
+        PluginCmd::Replay(args) => replay(args, json).await,
         PluginCmd::Sim(args) => simulate(args, json).await,
         PluginCmd::Setup { lang: Lang::Rust, dir } => report(toolchains::setup_rust(&dir), json),
         PluginCmd::Setup { lang: Lang::C, .. } => report(toolchains::setup_c(), json),
@@ -95,8 +105,29 @@ async fn play(options: &ScriptOptions, json: bool) -> Result<(), CliError> {
         0 => Ok(()),
         n => Err(CliError::failure(format!(
             "{} not as expected",
-            if n == 1 { "1 call was".to_owned() } else { format!("{n} calls were") }
+            if n == 1 {
+                "1 call or capture was".to_owned()
+            } else {
+                format!("{n} calls or captures were")
+            }
         ))),
+    }
+}
+
+/// Fails if something else comes out than should.
+async fn replay(args: ReplayArgs, json: bool) -> Result<(), CliError> {
+    let ReplayArgs { file, wasm, accept } = args;
+    // The handler's log, above all why it trapped.
+    telemetry::init_plain_log("off,slotd::guest=debug");
+    let replayed = plugin::replay(&ReplayOptions { file, wasm, accept }).await;
+    let replayed = replayed.map_err(|error| CliError::failure(format!("{error:#}")))?;
+    match json {
+        true => output::line(&serde_json::json!(replayed).to_string())?,
+        false => output::print(&output::harmless(&replayed.to_string(), true))?,
+    }
+    match replayed.good || replayed.accepted {
+        true => Ok(()),
+        false => Err(CliError::failure("something else comes out than should")),
     }
 }
 

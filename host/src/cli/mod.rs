@@ -5,6 +5,8 @@ mod args;
 mod assemble;
 mod audit;
 mod boot;
+mod canary;
+mod captures;
 mod client;
 mod cluster;
 mod descriptors;
@@ -12,6 +14,7 @@ mod dev;
 #[cfg(test)]
 mod docs;
 mod exit;
+mod gate;
 mod https;
 mod join;
 mod json;
@@ -109,6 +112,7 @@ async fn command(command: Cmd, json: bool) -> Result<(), CliError> {
         // They have runtimes of their own.
         Cmd::Serve(_) | Cmd::Dev(_) => Ok(()),
         Cmd::Deploy(args) => admin::deploy(args, json).await,
+        Cmd::Gate(args) => gate::gate(args, json).await,
         Cmd::Rollback(args) => admin::rollback(args, json).await,
         Cmd::Services(args) => admin::services(args, json).await,
         Cmd::Deployments(args) => admin::deployments(args, json).await,
@@ -121,6 +125,7 @@ async fn command(command: Cmd, json: bool) -> Result<(), CliError> {
         Cmd::History(args) => sessions::history(args, json).await,
         Cmd::Sessions(args) => sessions::sessions(args, json).await,
         Cmd::Session(SessionCmd::Show(args)) => sessions::show(args, json).await,
+        Cmd::Session(SessionCmd::Fork(args)) => sessions::fork(args, json).await,
         Cmd::Session(SessionCmd::Delete(args)) => operate::delete(args, json).await,
         Cmd::Session(SessionCmd::State(args)) => operate::state(args, json).await,
         Cmd::Session(SessionCmd::Set(args)) => operate::set(args, json).await,
@@ -149,6 +154,8 @@ async fn command(command: Cmd, json: bool) -> Result<(), CliError> {
         Cmd::Node(NodeCmd::Forget(args)) => nodes::forget(args, json).await,
         Cmd::Moves(args) => nodes::moves(args, json).await,
         Cmd::Audit(args) => replay::audit(args, json).await,
+        Cmd::Capture(args) => captures::capture(args, json).await,
+        Cmd::Captures(args) => captures::captures(args, json).await,
         Cmd::AuditLog(args) => audit::audit_log(args, json).await,
         Cmd::Usage(args) => usage::usage(args, json).await,
         Cmd::Cluster(command) => cluster::run(command, json).await,

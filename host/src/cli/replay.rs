@@ -7,6 +7,7 @@ use super::{
     exit::CliError,
     json::Json,
     output::{self, list, number, text},
+    signals::Signals,
 };
 use crate::{clock, limits, names::SessionId};
 use bytes::Bytes;
@@ -30,13 +31,20 @@ pub async fn audit(args: Audit, json: bool) -> Result<(), CliError> {
     ];
     let audits = service_path(&args.service, "/audits")?;
     let path = format!("{audits}{}", query(&parameters));
-    let begun = client.request(Method::POST, &path, &[], Bytes::new()).await?.json()?;
+    let mut signals = Signals::listen()?;
+    let begun = tokio::select! {
+        begun = client.request(Method::POST, &path, &[], Bytes::new()) => begun?.json()?,
+        signal = signals.stop_or_hangup() => return Err(stopped(signal)),
+    };
     let path = format!("{audits}/{}", text(&begun, "audit"));
-    let report = ended(&client, &path, begun).await?;
+    let (report, signal) = ended(&client, &path, begun, &mut signals).await?;
     if json {
         output::line(&report.to_string())?;
     } else {
         output::print(&shown_report(&args.service, &report))?;
+    }
+    if let Some(signal) = signal {
+        return Err(stopped(signal));
     }
     match report["verdict"].as_str() {
         Some("same") => Ok(()),
@@ -45,17 +53,40 @@ pub async fn audit(args: Audit, json: bool) -> Result<(), CliError> {
     }
 }
 
-/// The report of an audit, once it has ended.
-async fn ended(client: &Client, path: &str, begun: Json) -> Result<Json, CliError> {
+fn stopped(signal: &str) -> CliError {
+    CliError::failure(format!("{signal}: the audit was ended before it had seen all"))
+}
+
+/// The report of an audit, once it has ended; the signal, if one was why.
+async fn ended(
+    client: &Client,
+    path: &str,
+    begun: Json,
+    signals: &mut Signals,
+) -> Result<(Json, Option<&'static str>), CliError> {
     let mut report = begun;
     let mut progress = Progress::default();
     while report["verdict"] == "running" {
         progress.show(&report);
-        sleep(limits::AUDIT_LOOK).await;
-        report = client.get(path).await?.json()?;
+        let next = async {
+            sleep(limits::AUDIT_LOOK).await;
+            client.get(path).await?.json()
+        };
+        report = tokio::select! {
+            next = next => next?,
+            signal = signals.stop_or_hangup() => {
+                progress.clear();
+                // Nobody waits for it any more, and it would go on for minutes.
+                let end = client.request(Method::DELETE, path, &[], Bytes::new());
+                return tokio::select! {
+                    report = end => Ok((report?.json()?, Some(signal))),
+                    again = signals.stop_or_hangup() => Err(stopped(again)),
+                };
+            }
+        };
     }
     progress.clear();
-    Ok(report)
+    Ok((report, None))
 }
 
 /// A line on a terminal that is written over.

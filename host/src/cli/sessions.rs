@@ -1,7 +1,7 @@
 //! Commands on the API: sending messages and reading the results.
 
 use super::{
-    args::{ApiArgs, History, Query, Send, SessionArgs, Sessions},
+    args::{ApiArgs, History, Query, Send, SessionFork, SessionShow, Sessions},
     client::{Answer, encode, plain, query},
     exit::CliError,
     json::{Page, one_line},
@@ -131,7 +131,8 @@ fn content_type_of(given: &str) -> Result<&str, CliError> {
 }
 
 pub async fn ask(args: Query, json: bool) -> Result<(), CliError> {
-    let path = session_path(&args.service, &args.session, "/query")?;
+    let at = query(&[("at", args.at.map(|at| at.to_string()))]);
+    let path = session_path(&args.service, &args.session, "/query")? + &at;
     let client = args.api.client()?;
     let (body, content_type) = body(args.body, args.content_type)?;
     let headers = [("content-type", content_type_of(&content_type)?)];
@@ -256,8 +257,9 @@ fn session_row(session: &Value) -> Vec<String> {
     ]
 }
 
-pub async fn show(args: SessionArgs, json: bool) -> Result<(), CliError> {
-    let path = session_path(&args.service, &args.session, "")?;
+pub async fn show(args: SessionShow, json: bool) -> Result<(), CliError> {
+    let at = query(&[("at", args.at.map(|at| at.to_string()))]);
+    let path = session_path(&args.service, &args.session, "")? + &at;
     let answer = args.api.client()?.get(&path).await?.json()?;
     if json {
         return output::line(&answer.to_string());
@@ -277,11 +279,36 @@ pub async fn show(args: SessionArgs, json: bool) -> Result<(), CliError> {
     if answer["closed"] == true {
         out += &field("closed", "it takes no more messages".to_owned());
     }
+    if answer["forked"].is_object() {
+        let (session, at) = (text(&answer, "forked.session"), text(&answer, "forked.at"));
+        out += &field("forked", format!("off {session}, at message {at}"));
+    }
     if answer["pinned"].is_object() {
         let (against, reason) = (text(&answer, "pinned.against"), text(&answer, "pinned.reason"));
         out += &field("pinned", format!("{against} refused to migrate it: {reason}"));
     }
     output::print(&out)
+}
+
+pub async fn fork(args: SessionFork, json: bool) -> Result<(), CliError> {
+    let path = session_path(&args.service, &args.session, "/fork")?;
+    let mut body = json!({"to": args.to});
+    if let Some(at) = args.at {
+        body["at"] = at.into();
+    }
+    if let Some(deployment) = args.deployment {
+        body["deployment"] = deployment.into();
+    }
+    let client = args.api.client()?;
+    let headers = [("content-type", "application/json")];
+    let answer = client.request(Method::POST, &path, &headers, body.to_string().into()).await?;
+    let answer = answer.json()?;
+    if json {
+        return output::line(&answer.to_string());
+    }
+    let (to, at) = (text(&answer, "session"), text(&answer, "seq"));
+    let line = format!("{} has {} up to message {at}", to, args.session);
+    output::line(&output::harmless(&line, false))
 }
 
 pub async fn delete_one(

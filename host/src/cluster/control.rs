@@ -1,12 +1,15 @@
 //! Control messages between nodes about slots. JSON, because they are small and infrequent.
 
 use crate::{
-    cluster::reports::{MoveInfo, NodeView, PurgeShare},
+    captures::CaptureInfo,
+    cluster::reports::{CanaryShare, MoveInfo, NodeView, PurgeShare},
     error::Error,
+    gate_report::{GateShare, GateSpec, Remembered, Stage},
     log::{Position, Term, record::DeploymentId},
     names::{ServiceName, SlotId},
     quota::usage::{Ask, UsageShare},
     replay::{AuditShare, AuditSpec},
+    service::Deployment,
     slot::Loaded,
     state::{SessionCount, stored::StoredByService},
     swap::SwapShare,
@@ -70,6 +73,19 @@ pub enum ControlRequest {
     CancelAudit {
         ask: AuditAsk,
     },
+    /// How far are you with your part of a gate? If you don't know it and there is a job: begin.
+    Gate {
+        ask: GateAsk,
+        job: Option<Box<GateJob>>,
+    },
+    /// What have you counted of a step of a service's canary?
+    Canary {
+        service: ServiceName,
+        /// The generation in which it began, and the step.
+        trial: (u64, u8),
+    },
+    /// Of the captures that you have made by yourself.
+    Captures(CapturesAsk),
     /// How far have you deleted the sessions of a removed service?
     Purge {
         service: ServiceName,
@@ -98,6 +114,36 @@ pub enum ControlResponse {
     Stored(StoredByService),
     /// `None`: it is not known here.
     Audit(Option<Box<AuditShare>>),
+    /// `None`: it is not known here.
+    Gate(Option<Box<GateShare>>),
+    /// `None`: it is at another step.
+    Canary(Option<Box<CanaryShare>>),
+    Captures(Box<CapturesGiven>),
+}
+
+/// What is wanted of a node's captures.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum CapturesAsk {
+    /// Of a service, or of all.
+    List {
+        service: Option<ServiceName>,
+    },
+    Get {
+        name: String,
+    },
+    Remove {
+        name: String,
+    },
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum CapturesGiven {
+    List(Vec<CaptureInfo>),
+    /// The file.
+    Text(String),
+    Removed,
+    /// It is not here.
+    None,
 }
 
 /// Which audit.
@@ -105,6 +151,30 @@ pub enum ControlResponse {
 pub struct AuditAsk {
     pub id: String,
     pub service: ServiceName,
+}
+
+/// Which part of a gate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateAsk {
+    pub id: String,
+    pub service: ServiceName,
+    pub stage: Stage,
+    pub round: u32,
+}
+
+/// What is to be done for a stage of a gate.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GateJob {
+    /// What runs.
+    pub current: DeploymentId,
+    pub candidate: Deployment,
+    pub spec: GateSpec,
+    /// Slots that need not be looked at again, in their order.
+    pub done: Vec<SlotId>,
+    /// Of the service, on all nodes.
+    pub sessions_of_all: u64,
+    /// What stopped gates before.
+    pub remembered: Vec<Remembered>,
 }
 
 /// # Errors

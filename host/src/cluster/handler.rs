@@ -48,7 +48,23 @@ pub trait LocalNode: Send + Sync + 'static {
         spec: crate::replay::AuditSpec,
         sessions_of_all: u64,
     ) -> BoxFuture<'static, Result<Option<crate::replay::AuditShare>, Error>>;
+    /// How far this node's part of a gate is, which begins if there is a job.
+    fn gate(
+        &self,
+        ask: &control::GateAsk,
+        job: Option<control::GateJob>,
+    ) -> Option<crate::gate_report::GateShare>;
     fn audit(&self, ask: &control::AuditAsk, cancel: bool) -> Option<crate::replay::AuditShare>;
+    /// What was counted here of a step of a service's canary.
+    fn canary(
+        &self,
+        service: &crate::names::ServiceName,
+        trial: (u64, u8),
+    ) -> Option<crate::cluster::reports::CanaryShare>;
+    fn captures(
+        &self,
+        asked: control::CapturesAsk,
+    ) -> BoxFuture<'static, Result<control::CapturesGiven, Error>>;
     fn not_ready(&self) -> Option<String>;
     /// Gives everything away and ends the process.
     fn drain(&self);
@@ -236,6 +252,15 @@ impl Cluster {
             }
             ControlRequest::CancelAudit { ask } => {
                 ControlResponse::Audit(local.audit(&ask, true).map(Box::new))
+            }
+            ControlRequest::Canary { service, trial } => {
+                ControlResponse::Canary(local.canary(&service, trial).map(Box::new))
+            }
+            ControlRequest::Captures(asked) => {
+                ControlResponse::Captures(Box::new(local.captures(asked).await?))
+            }
+            ControlRequest::Gate { ask, job } => {
+                ControlResponse::Gate(local.gate(&ask, job.map(|job| *job)).map(Box::new))
             }
             ControlRequest::Sessions { service } => {
                 ControlResponse::Sessions(local.sessions(service).await?)

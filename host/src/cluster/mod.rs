@@ -136,7 +136,11 @@ impl Cluster {
         self.ask_within(peer, ask, limits::CONTROL_TIMEOUT).await
     }
 
-    async fn ask_within(
+    /// As [`Cluster::ask`], for what takes longer, or must not.
+    ///
+    /// # Errors
+    /// As [`Cluster::ask`].
+    pub async fn ask_within(
         &self,
         peer: &str,
         ask: &ControlRequest,

@@ -3,6 +3,7 @@
 use crate::{
     log::{Position, Term},
     names::SlotId,
+    service::canary::counts::Counts,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -14,6 +15,16 @@ pub struct PurgeShare {
     pub since: u64,
     pub deleted: u64,
     pub done: bool,
+}
+
+/// What one node has counted of a step of a service's canary.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CanaryShare {
+    /// Of the version before.
+    pub before: Counts,
+    pub canary: Counts,
+    /// Whether a slot of its has not switched to the step yet.
+    pub behind: bool,
 }
 
 #[derive(Clone, Debug, Serialize, ToSchema)]

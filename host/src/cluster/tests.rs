@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    captures::Redactions,
     cluster::reports::MoveState,
     database::StorageOptions,
     log::{Append, Claim, LogError, Logged, Position, SlotLog},
@@ -243,8 +244,14 @@ impl World {
         };
         let plugins = Arc::new(plugins);
         let (data_dir, shared) = (data.clone(), Some(shared));
-        let foundation =
-            Foundation { data_dir, plugins, shared, requester: None, quota: Quota::default() };
+        let foundation = Foundation {
+            data_dir,
+            plugins,
+            shared,
+            requester: None,
+            quota: Quota::default(),
+            redactions: Redactions::default(),
+        };
         let node = Node::start(options, foundation).unwrap();
         self.wires.handlers.lock().insert(name.clone(), handler);
         self.nodes.push(TestNode { name, node, members, engine, held, leaving, _data: data });

@@ -4,18 +4,19 @@ use super::{
     Admin,
     access::Who,
     audit::Note,
+    canary, gate,
     messages::{Deadline, outcome_unknown},
     params::{self, Query, invalid},
     problem::Failed,
-    views::{Binary, Services, SessionsPage, Slots, SwapStatus, json},
+    views::{Binary, Services, SessionsPage, Slots, json},
 };
 use crate::{
     error::{Code, Error},
     names::{ServiceName, SessionId, check_plugin_version},
     node::{
-        DeployOptions, Deployed, Deployments, Drained, LevelInfo, MoveCancelled, MovesInfo, Node,
-        NodeDraining, NodeForgotten, NodesInfo, Rebalanced, RingInfo, SealInfo, ServiceInfo,
-        ServiceRemoved, ServiceTypes, SlotInfo,
+        DeployOptions, Deployed, Deployments, Drained, GateOptions, LevelInfo, MoveCancelled,
+        MovesInfo, Node, NodeDraining, NodeForgotten, NodesInfo, Rebalanced, RingInfo, SealInfo,
+        ServiceInfo, ServiceRemoved, ServiceTypes, SlotInfo,
     },
     plugin::Digest,
     service::Author,
@@ -74,11 +75,20 @@ pub(super) async fn change<T: Serialize + Send + 'static>(
 }
 
 /// What the audit log has of a deploy or rollback.
-const DEPLOYED: [&str; 5] =
-    ["current.deployment", "current.version", "current.digest", "current.signed_by", "changed"];
+const DEPLOYED: [&str; 9] = [
+    "current.deployment",
+    "current.version",
+    "current.digest",
+    "current.signed_by",
+    "changed",
+    "canary.state",
+    "canary.deployment.version",
+    "gate.gate",
+    "gate.verdict",
+];
 
 /// What a service runs before a change.
-fn note_current(note: &Note, node: &Node, service: &ServiceName) {
+pub(super) fn note_current(note: &Note, node: &Node, service: &ServiceName) {
     if let Ok(before) = node.service(service) {
         note.before("deployment", before.current.deployment);
         note.before("version", before.current.version);
@@ -94,6 +104,10 @@ fn note_options(note: &Note, options: &DeployOptions) {
         if set {
             note.asked(name, true);
         }
+    }
+    if let Some(canary) = &options.canary {
+        let steps: Vec<_> = canary.steps.iter().map(u16::to_string).collect();
+        note.asked("canary", steps.join(","));
     }
     if let Some(by) = &options.by.said {
         note.asked("by", &**by);
@@ -133,6 +147,11 @@ pub(super) async fn service(State(admin): State<Admin>, uri: Uri) -> Answer {
 /// `swap.done` false. A component that slotd can't run is refused, and nothing changes; so is one
 /// that would leave sessions behind, unless `force` is set. Deploying the version that already runs
 /// does nothing (`changed` is false).
+///
+/// A version that follows another one goes through the gate first: it is run on the sessions and messages that there are,
+/// in memory, and is refused with `gate-stopped` if it fails where the one before did not; see docs/gate.md. That may
+/// take longer than the request: the answer has `gate` with `verdict` `running` then. Ask for
+/// `/admin/v1/services/{service}/gate` until it has ended.
 #[utoipa::path(
     post,
     path = "/admin/v1/services/{service}/deploy",
@@ -142,6 +161,18 @@ pub(super) async fn service(State(admin): State<Admin>, uri: Uri) -> Answer {
         ("version" = Option<String>, Query, description = "The version's name, 1 to 64 of A-Z a-z 0-9 . _ + -; default: the version in the component"),
         ("force" = Option<bool>, Query, description = "Deploy even if some sessions stay on the version that last handled them, because the new version is not later and has no migrate that takes them over. Default: refuse with `sessions-would-stay`"),
         ("same_state" = Option<bool>, Query, description = "This version reads every other version's state as it is, so all sessions switch"),
+        ("canary" = Option<String>, Query, description = "Try the version in some of the slots first: in how many thousandths of them, step by step, as `10,100,500`; `1000` is added. Empty: `10,100,500,1000`. The answer is sent when the slots of the first step have switched"),
+        ("pause" = Option<u64>, Query, description = "Of a canary: how many seconds a step takes at least. Default 300"),
+        ("canary_messages" = Option<u64>, Query, minimum = 20, description = "Of a canary: how many messages and queries its version has to have handled in a step before it goes on. Default 500"),
+        ("gate" = Option<String>, Query, description = "`strict`: whatever differs stops it; `report`: what fails, costs too much or wants what nobody accepted stops it; `off`: there is no gate. Default: what the policy says for the service, else `report`; with `force`, `off`"),
+        ("accept" = Option<String>, Query, description = "New wants that are accepted, with commas between them: `http:HOST`, `secret:NAME`, `effect:FUNCTION`, `import:NAME`, `memory`"),
+        ("dry_run" = Option<bool>, Query, description = "The gate, and no more: `changed` is false"),
+        ("confirm" = Option<bool>, Query, description = "If anything differs, the gate waits for `POST /admin/v1/services/{service}/gate` before slots switch"),
+        ("sessions" = Option<u64>, Query, minimum = 1, maximum = 100000, description = "Sessions whose history is run, chosen by the seed"),
+        ("messages" = Option<u64>, Query, minimum = 1, description = "The last messages of each that are run on the new version"),
+        ("seed" = Option<u64>, Query, description = "The same seed chooses the same sessions again; default: a random one, which the report names"),
+        ("time_ms" = Option<u64>, Query, minimum = 1, maximum = 86400000, description = "How long a stage may take, in milliseconds; what was not seen by then is named"),
+        ("threads" = Option<u64>, Query, minimum = 1, maximum = 64, description = "Threads of each node"),
         ("Slotd-Signature" = Option<String>, Header, description = "The component's signature, in base64; needed where the policy has `deploy_keys` for the service"),
     ),
     request_body(content = Binary, content_type = "application/wasm", description = "A WebAssembly component, up to 64 MiB"),
@@ -155,13 +186,18 @@ pub(super) async fn deploy(
 ) -> Answer {
     let (head, body) = request.into_parts();
     let service = params::admin_service_of(&head.uri)?;
-    let query = Query::parse(&head.uri, &["version", "force", "same_state"])?;
+    let known =
+        [&["version", "force", "same_state"], &canary::PARAMETERS[..], &gate::PARAMETERS[..]]
+            .concat();
+    let query = Query::parse(&head.uri, &known)?;
     let version = query.get("version").map(|v| check_version("version", v)).transpose()?;
     let options = deploy_options(&query, &head.headers, &who)?;
     let signature = params::text(&head.headers, &params::SIGNATURE)?.map(|text| {
         signing::decode(text).map_err(|why| invalid(format!("header slotd-signature: {why}")))
     });
-    let options = DeployOptions { signature: signature.transpose()?, ..options };
+    let (canary, gate) = (canary::options(&query)?, gate::options(&query)?);
+    gate::note(&note, &gate);
+    let options = DeployOptions { signature: signature.transpose()?, canary, gate, ..options };
     let node = admin.node()?.clone();
     note_current(&note, &node, &service);
     note_options(&note, &options);
@@ -187,7 +223,7 @@ fn check_version(parameter: &str, version: &str) -> Result<String, Error> {
 }
 
 /// Who asks: as the request says, and as it was shown.
-fn author(headers: &HeaderMap, who: &Who) -> Result<Author, Error> {
+pub(super) fn author(headers: &HeaderMap, who: &Who) -> Result<Author, Error> {
     let said = params::sender(headers)?.map(Into::into);
     Ok(Author { said, identity: who.text().map(Into::into) })
 }
@@ -198,6 +234,8 @@ fn deploy_options(query: &Query, headers: &HeaderMap, who: &Who) -> Result<Deplo
         force: query.bool("force")?.unwrap_or(false),
         same_state: query.bool("same_state")?.unwrap_or(false),
         signature: None,
+        canary: None,
+        gate: GateOptions::default(),
     })
 }
 
@@ -288,22 +326,6 @@ pub(super) async fn deployments(State(admin): State<Admin>, uri: Uri) -> Answer 
     let service = params::admin_service_of(&uri)?;
     let count = Query::parse(&uri, &["sessions"])?.bool("sessions")?.unwrap_or(true);
     Ok(json(&admin.reading(admin.node()?.deployments(&service, count)).await?))
-}
-
-/// Shows the progress of a service's last swap
-#[utoipa::path(
-    get,
-    path = "/admin/v1/services/{service}/swap",
-    tag = "admin",
-    params(("service" = String, Path, description = "The service")),
-    responses((status = 200, description = "The last swap", body = SwapStatus, content_type = "application/json"))
-)]
-pub(super) async fn swap(State(admin): State<Admin>, uri: Uri) -> Answer {
-    params::no_query(&uri)?;
-    let service = params::admin_service_of(&uri)?;
-    let ServiceInfo { service, generation, swap, .. } =
-        admin.reading(admin.node()?.service_of_cluster(&service)).await?;
-    Ok(json(&SwapStatus { service, generation, swap }))
 }
 
 /// Shows the types of a service's messages

@@ -7,7 +7,8 @@ use crate::{
     loads::Load,
     message::Client,
     names::{ServiceName, SessionId, SessionKey},
-    node::{Incoming, Node, Pending, Sent, SessionInfo},
+    node::{Answer, ForkAsk, ForkDone, History, Incoming, Node, Pending, Sent, SessionInfo},
+    operation::{Query, ReadHistory},
     quota::usage::Amounts,
     router::Routed,
 };
@@ -70,6 +71,43 @@ impl Backend {
                 node.take(operation.mail(reply)).await;
                 answer.await.unwrap_or_else(|_| Err(Error::internal("no answer")))
             }
+        }
+    }
+    /// As [`Node::session_at`].
+    pub(super) async fn session_at(&self, key: &SessionKey, at: u64) -> Result<SessionInfo, Error> {
+        match self {
+            Self::Node(node) => node.session_at(key, at).await,
+            #[cfg(test)]
+            Self::Fake(_) => Err(Error::internal("the stand-in runs no history")),
+        }
+    }
+    /// As [`Node::history`].
+    pub(super) async fn history(&self, read: ReadHistory) -> Result<History, Error> {
+        match self {
+            Self::Node(node) => node.history(read).await,
+            #[cfg(test)]
+            Self::Fake(_) => self.call(read).await,
+        }
+    }
+    /// As [`Node::fork`].
+    pub(super) async fn fork(&self, ask: ForkAsk) -> Result<ForkDone, Error> {
+        match self {
+            Self::Node(node) => {
+                let node = node.clone();
+                // Once begun it is carried out, whoever waits for it.
+                let forking = crate::task::run(async move { node.fork(ask).await });
+                forking.await.map_err(|error| Error::internal(error.to_string()))?
+            }
+            #[cfg(test)]
+            Self::Fake(_) => Err(Error::internal("the stand-in forks nothing")),
+        }
+    }
+    /// As [`Node::query_at`].
+    pub(super) async fn query_at(&self, query: Query, at: u64) -> Result<Answer, Error> {
+        match self {
+            Self::Node(node) => node.query_at(query, at).await,
+            #[cfg(test)]
+            Self::Fake(_) => Err(Error::internal("the stand-in runs no history")),
         }
     }
     pub(super) async fn sessions(

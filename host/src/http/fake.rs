@@ -72,6 +72,7 @@ impl Session {
             incarnation: Some(self.incarnation()),
             made_again: self.before > 0,
             closed: false,
+            forked: None,
         }
     }
 }
@@ -249,6 +250,8 @@ impl FakeNode {
             last_seq: session.seq(),
             incarnation: Some(session.incarnation()),
             made_again: session.before > 0,
+            forked: None,
+            begins: None,
             held: Held::default(),
         })
     }

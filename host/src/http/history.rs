@@ -63,7 +63,7 @@ pub(super) async fn get(
     api.buffers().check(Kind::Answers, limits::PAGE_BYTES_MAX)?;
     let reader = ReadBy::Client;
     let read = ReadHistory { key: key.clone(), range, reader, consistency };
-    let history = reading(&api, api.backend().call(read)).await?;
+    let history = reading(&api, api.backend().history(read)).await?;
     if !after.belongs_to(history.incarnation, history.made_again) {
         return Err(after.gone(&key, history.incarnation).into());
     }

@@ -303,7 +303,9 @@ pub(super) async fn post(
 
 /// Queries a session without changing it
 ///
-/// The answer reflects every message that was acknowledged before it.
+/// The answer reflects every message that was acknowledged before it. With `at` it is the one that the session would have
+/// given behind that message, from the version that handled it, whose clock stands at that message: 409 `seq-not-reached` if
+/// the session has no such message, 410 `history-unavailable` if what it was can't be made again.
 #[utoipa::path(
     post,
     path = "/v1/services/{service}/sessions/{session}/query",
@@ -312,6 +314,7 @@ pub(super) async fn post(
         ("service" = String, Path, description = "The service"),
         ("session" = String, Path, description = "The session's id, percent-encoded"),
         ("consistency" = Option<String>, Query, description = "`current` (default): includes everything acknowledged before the request; `local`: what the slot's node knows right now, which may be stale in a cluster"),
+        ("at" = Option<u64>, Query, minimum = 1, description = "Asks the session as it was behind the message of this number. Excludes `consistency`"),
     ),
     request_body(content = Binary, content_type = "*/*", description = "The query, of any content type"),
     responses(
@@ -337,7 +340,8 @@ pub(super) async fn query(
 async fn ask(api: &Api, who: &Who, request: Request, told: &mut Told) -> Result<Answer, Error> {
     let (head, body) = request.into_parts();
     let key = params::session_of(&head.uri)?;
-    let consistency = params::Query::parse(&head.uri, &["consistency"])?.consistency()?;
+    let query = params::Query::parse(&head.uri, &["consistency", "at"])?;
+    let (consistency, at) = (query.consistency()?, query.at()?);
     let content_type = params::content_type(&head.headers)?;
     let deadline = Deadline::after(api.options().request_deadline);
     let bytes = exact(&body);
@@ -349,16 +353,12 @@ async fn ask(api: &Api, who: &Who, request: Request, told: &mut Told) -> Result<
     let (service, client) = (key.service.clone(), who.client());
     api.limiter().admit(&key, client.map(|it| &**it), body.len(), None, told)?;
     let asked = body.len();
-    let answer = deadline
-        .limit(pin!(api.backend().call(Query {
-            key,
-            content_type,
-            body,
-            consistency,
-            client: client.cloned(),
-        })))
-        .await
-        .unwrap_or_else(|| Err(read_late()))?;
+    let query = Query { key, content_type, body, consistency, client: client.cloned() };
+    let answer = match at {
+        Some(at) => deadline.limit(pin!(api.backend().query_at(query, at))).await,
+        None => deadline.limit(pin!(api.backend().call(query))).await,
+    };
+    let answer = answer.unwrap_or_else(|| Err(read_late()))?;
     // Now it is known that there is such a service: clients name them, and each name would have an account.
     api.backend().asked(&service, client, asked);
     api.backend().sent(&service, client, answer.body.len());

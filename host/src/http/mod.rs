@@ -12,12 +12,16 @@ mod audit;
 mod auth;
 mod backend;
 mod body;
+mod canary;
+mod captures;
 mod connection;
 mod events;
 #[cfg(test)]
 mod fake;
 mod feed;
+mod fork;
 mod frames;
+mod gate;
 mod health;
 mod history;
 mod http2;

@@ -128,6 +128,7 @@ fn bound(parameter: &mut Parameter) {
             schema.min_length = Some(1);
         }
         (ParameterIn::Path, "audit") => text("^[0-9a-f]{32}$", 32),
+        (ParameterIn::Path, "capture") => text("^[0-9a-z-]+$", limits::CAPTURE_NAME_BYTES_MAX),
         (ParameterIn::Path, "slot") => {
             schema.maximum = Some(utoipa::Number::UInt(usize::from(limits::SLOT_COUNT_MAX) - 1));
         }
@@ -192,15 +193,26 @@ fn codes(method: &str, path: &str) -> Vec<Code> {
             ("GET", "/tokens") => vec![],
             (_, "/access/explain") => vec![BodyTooLarge, RequestTimeout],
             (_, "/services/{service}/deploy") => {
-                let refused =
-                    [PluginRefused, PluginTooCostly, MemoryFull, BodyTooLarge, SignatureRefused];
+                let refused = [
+                    PluginRefused,
+                    PluginTooCostly,
+                    MemoryFull,
+                    BodyTooLarge,
+                    SignatureRefused,
+                    LevelUnreadable,
+                    GateStopped,
+                ];
                 of(&[&CHANGE, &DEPLOY, &refused, &[RequestTimeout]])
             }
             (_, "/services/{service}/rollback") => {
                 of(&[&CHANGE, &DEPLOY, &[NothingToRollBack, DeploymentNotFound, SignatureRefused]])
             }
+            ("POST", "/services/{service}/swap") => of(&[&CHANGE, &DEPLOY, &[DeploymentNotFound]]),
+            (_, "/services/{service}/gate") => of(&[&CHANGE, &[ServiceNotFound, GateNotFound]]),
             ("POST", "/services/{service}/audits") => of(&[&CHANGE, &READ, &[SessionNotFound]]),
             (_, "/services/{service}/audits/{audit}") => of(&[&CHANGE, &[AuditNotFound]]),
+            ("GET", "/captures") => vec![NameInvalid, Unavailable],
+            (_, "/captures/{capture}") => of(&[&CHANGE, &[CaptureNotFound]]),
             ("DELETE", "/services/{service}") => of(&[&CHANGE, &[ServiceNotFound, SwapInProgress]]),
             (method, rest) if rest.starts_with("/services/{service}/sessions") => {
                 operators(method, rest, &READ, &CHANGE)
@@ -268,6 +280,7 @@ fn operators(method: &str, path: &str, read: &[Code], change: &[Code]) -> Vec<Co
         (_, Some("state")) => {
             &[SessionNotFound, SessionChanged, IdempotencyConflict, BodyTooLarge, RequestTimeout]
         }
+        (_, Some("captures")) => &[SessionNotFound, BodyTooLarge, RequestTimeout, LimitReached],
         (_, Some("import")) => &[SessionExists, SessionChanged, ShapeUnknown, RequestTimeout],
         _ => &[],
     };
@@ -389,6 +402,7 @@ mod tests {
         operations.sort();
         assert_eq!(operations, {
             let mut all = [
+                "POST /v1/services/{service}/sessions/{session}/fork",
                 "POST /v1/services/{service}/sessions/{session}/messages",
                 "GET /v1/services/{service}/sessions/{session}/messages",
                 "POST /v1/services/{service}/sessions/{session}/query",
@@ -409,12 +423,20 @@ mod tests {
                 "POST /admin/v1/services/{service}/rollback",
                 "GET /admin/v1/services/{service}/deployments",
                 "GET /admin/v1/services/{service}/swap",
+                "POST /admin/v1/services/{service}/swap",
                 "GET /admin/v1/services/{service}/types",
                 "GET /admin/v1/services/{service}/pinned",
                 "GET /admin/v1/services/{service}/limits",
+                "GET /admin/v1/services/{service}/gate",
+                "POST /admin/v1/services/{service}/gate",
+                "DELETE /admin/v1/services/{service}/gate",
                 "POST /admin/v1/services/{service}/audits",
                 "GET /admin/v1/services/{service}/audits/{audit}",
                 "DELETE /admin/v1/services/{service}/audits/{audit}",
+                "POST /admin/v1/services/{service}/sessions/{session}/captures",
+                "GET /admin/v1/captures",
+                "POST /admin/v1/captures/{capture}",
+                "DELETE /admin/v1/captures/{capture}",
                 "GET /admin/v1/services/{service}/sessions/{session}/state",
                 "POST /admin/v1/services/{service}/sessions/{session}/state",
                 "GET /admin/v1/services/{service}/sessions/{session}/export",

@@ -226,6 +226,16 @@ impl Query {
             ))),
         }
     }
+    /// The message behind which something is looked at; `None`: behind the last one.
+    pub(super) fn at(&self) -> Result<Option<u64>, Error> {
+        match self.u64("at")? {
+            Some(0) => Err(invalid("query parameter \"at\" is 0; messages are numbered from 1")),
+            Some(_) if self.get("consistency").is_some() => {
+                Err(invalid("query parameter \"at\" excludes \"consistency\""))
+            }
+            at => Ok(at),
+        }
+    }
     /// A page's size: 1 to [`limits::PAGE_ENTRIES_MAX`].
     pub(super) fn page_size(&self, name: &str) -> Result<Option<usize>, Error> {
         match self.u64(name)? {

@@ -5,8 +5,9 @@ use super::{
     access::{Gate, Need, Part, Rights, Routes, mint, needs, public, tokens},
     admin,
     audit::{self, Note, audited, intended},
+    canary, captures,
     connection::ConnShared,
-    events, health, history, messages, notify, operate,
+    events, fork, gate, health, history, messages, notify, operate,
     problem::Failed,
     quota, replay, sessions, socket,
     stats::Stats,
@@ -38,7 +39,7 @@ const DELETE: Method = Method::DELETE;
 /// in `Allow`.
 pub(super) fn api_routes() -> Routes<Api> {
     use Part::Session;
-    use Verb::{Delete, Mint, Notify, Query, Read, Send, Subscribe};
+    use Verb::{Delete, Fork, Mint, Notify, Query, Read, Send, Subscribe};
     Routes::new()
         .on(
             [needs(POST, Send, Session), needs(GET, Read, Session)],
@@ -46,6 +47,7 @@ pub(super) fn api_routes() -> Routes<Api> {
         )
         .on([needs(POST, Query, Session)], routes!(messages::query))
         .on([needs(POST, Notify, Session)], routes!(notify::post))
+        .on([needs(POST, Fork, Session)], routes!(fork::post))
         .on(
             [needs(GET, Read, Session), needs(DELETE, Delete, Session)],
             routes!(sessions::get, sessions::delete),
@@ -72,14 +74,31 @@ pub(super) fn admin_routes() -> Routes<Admin> {
         .on([needs(POST, Deploy, Service)], routes!(admin::deploy))
         .on([needs(POST, Deploy, Service)], routes!(admin::rollback))
         .on([needs(GET, AdminRead, Service)], routes!(admin::deployments))
-        .on([needs(GET, AdminRead, Service)], routes!(admin::swap))
+        .on(
+            [needs(GET, AdminRead, Service), needs(POST, Deploy, Service)],
+            routes!(canary::swap, canary::change_canary),
+        )
         .on([needs(GET, AdminRead, Service)], routes!(admin::types))
         .on([needs(GET, AdminRead, Service)], routes!(admin::pinned))
         .on([needs(GET, AdminRead, Service)], routes!(quota::get))
+        .on(
+            [
+                needs(GET, AdminRead, Service),
+                needs(POST, Deploy, Service),
+                needs(DELETE, Deploy, Service),
+            ],
+            routes!(gate::report, gate::confirm, gate::cancel),
+        )
         .on([needs(POST, Operate, Service)], routes!(replay::start))
         .on(
             [needs(GET, AdminRead, Service), needs(DELETE, Operate, Service)],
             routes!(replay::report, replay::cancel),
+        )
+        .on([needs(POST, Operate, Service)], routes!(captures::make))
+        .on([needs(GET, AdminRead, Nothing)], routes!(captures::list))
+        .on(
+            [needs(POST, Operate, Nothing), needs(DELETE, Operate, Nothing)],
+            routes!(captures::fetch, captures::remove),
         )
         .on(
             [needs(GET, AdminRead, Service), needs(POST, Operate, Service)],
@@ -178,9 +197,11 @@ struct Guard {
 }
 
 /// Routes of POST whose requests have no body.
-const WITHOUT_BODY: [&str; 10] = [
+const WITHOUT_BODY: [&str; 12] = [
+    "/admin/v1/services/{service}/swap",
     "/admin/v1/services/{service}/rollback",
     "/admin/v1/services/{service}/audits",
+    "/admin/v1/services/{service}/gate",
     "/admin/v1/services/{service}/sessions/{session}/dead/{timer}/{due_ms}/retry",
     "/admin/v1/services/{service}/sessions/{session}/dead/{message}/retry",
     "/admin/v1/services/{service}/sessions/{session}/requests/{request}/dead/{time_ms}/retry",

@@ -21,8 +21,7 @@ mod origin;
 pub(super) use export::Export;
 pub(super) use import::{Reader, Reading};
 
-use crate::plugin::Digest;
-use origin::{AnswerLine, ClientLine, DeliveryLine, HttpLine, PartLine, PresenceLine, TimerLine};
+use crate::{effects::lines::OriginLines, plugin::Digest};
 use serde::{Deserialize, Serialize};
 
 /// The version of the file's format.
@@ -75,27 +74,8 @@ struct MessageLine {
     digest: Option<Digest>,
     #[serde(default)]
     events: Vec<EventLine>,
-    /// The timer that it comes from, if it comes from one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    timer: Option<TimerLine>,
-    /// The session that has sent it, if one has.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    delivery: Option<DeliveryLine>,
-    /// The message of the session's own that it is the outcome of, if it is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    answer: Option<AnswerLine>,
-    /// The request over HTTP that it is the answer to, if it is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    http: Option<HttpLine>,
-    /// The request that it is a part of the answer to, if it is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    part: Option<PartLine>,
-    /// What subscribers did, if it comes from that.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    presence: Option<PresenceLine>,
-    /// Who its client was shown to be, if anybody.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    client: Option<ClientLine>,
+    #[serde(flatten)]
+    origin: OriginLines,
 }
 
 #[derive(Serialize, Deserialize)]

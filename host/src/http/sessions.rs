@@ -17,6 +17,9 @@ use http::{Response, StatusCode, Uri};
 use std::sync::Arc;
 
 /// Describes a session
+///
+/// With `at`, as it was behind that message: its history is run again up to there, in memory. 409 `seq-not-reached` if the
+/// session has no such message, 410 `history-unavailable` if what it was can't be made again.
 #[utoipa::path(
     get,
     operation_id = "session",
@@ -26,13 +29,20 @@ use std::sync::Arc;
         ("service" = String, Path, description = "The service"),
         ("session" = String, Path, description = "The session's id, percent-encoded"),
         ("consistency" = Option<String>, Query, description = "`current` (default): includes everything acknowledged before the request; `local`: what the slot's node knows right now, which may be stale in a cluster"),
+        ("at" = Option<u64>, Query, minimum = 1, description = "As it was behind the message of this number. `pinned` is left out: no history has it. Excludes `consistency`"),
     ),
     responses((status = 200, description = "The session", body = SessionInfo, content_type = "application/json"))
 )]
 pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Response<Body>, Failed> {
     let key = params::session_of(&uri)?;
-    let consistency = Query::parse(&uri, &["consistency"])?.consistency()?;
-    let info = reading(&api, api.backend().call(Describe { key, consistency })).await?;
+    let query = Query::parse(&uri, &["consistency", "at"])?;
+    let info = match query.at()? {
+        Some(at) => reading(&api, api.backend().session_at(&key, at)).await?,
+        None => {
+            let consistency = query.consistency()?;
+            reading(&api, api.backend().call(Describe { key, consistency })).await?
+        }
+    };
     Ok(json(&SessionInfo::with_position(info)))
 }
 

@@ -26,7 +26,7 @@ use crate::{
     log::record::{Entry, Event},
     message::{self, Ephemeral, Origin},
     names::{ServiceName, SessionId, SlotId},
-    node::{Cursor, History, ServiceInfo, SlotInfo, SwapInfo},
+    node::{CanaryInfo, Cursor, History, ServiceInfo, SlotInfo, SwapInfo},
 };
 use http::{HeaderValue, Response, header};
 use serde::Serialize;
@@ -39,6 +39,9 @@ pub struct HistoryPage<'a> {
     pub entries: Vec<EntryView<'a>>,
     /// The session's last sequence number.
     pub last_seq: u64,
+    /// The first message that there is, where those before have gone: the session was forked off one that was deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub begins: Option<u64>,
     /// The last message of this page; absent on the last page. Prefer `position`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_after: Option<u64>,
@@ -222,7 +225,8 @@ impl<'a> EntryView<'a> {
         let (mut timer, mut delivery, mut answer) = (None, None, None);
         let (mut http, mut part, mut presence) = (None, None, None);
         let mut client = None;
-        let origin = entry.origin.as_deref().and_then(|origin| match origin {
+        let origin = entry.origin.as_deref().and_then(effects::Origin::shown);
+        let origin = origin.and_then(|origin| match origin {
             effects::Origin::Client(of) => {
                 client = Some(ClientView::new(of));
                 None
@@ -248,7 +252,7 @@ impl<'a> EntryView<'a> {
                 Some("http-part")
             }
             // It is one anyway, and says with its body what it has done.
-            effects::Origin::Operator(_) => None,
+            effects::Origin::Operator(_) | effects::Origin::Inherited(_) => None,
             effects::Origin::Presence(present) => {
                 presence = Some(PresenceView { present: *present });
                 Some("presence")
@@ -288,7 +292,8 @@ impl<'a> HistoryPage<'a> {
         let next_after = entries.last().map(|e| e.seq).filter(|seq| *seq < history.last_seq);
         let reached = entries.last().map_or(after, |e| e.seq);
         let position = Cursor::after(reached, history.incarnation).to_string();
-        Self { entries, last_seq: history.last_seq, next_after, position }
+        let (last_seq, begins) = (history.last_seq, history.begins);
+        Self { entries, last_seq, begins, next_after, position }
     }
 }
 
@@ -315,10 +320,28 @@ pub struct SessionInfo {
     /// Its handler has closed it: it takes no more messages. Left out where it is not; not in listings.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub closed: bool,
+    /// The session that it was forked off, and the last message that it has of that; not in listings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forked: Option<ForkedView>,
     /// The place behind its last message, in this session and no other of its name; not in
     /// listings.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub position: Option<String>,
+}
+
+/// Where a session comes from.
+#[derive(Serialize, ToSchema)]
+pub struct ForkedView {
+    #[schema(value_type = String)]
+    pub session: SessionId,
+    /// The last message of that session that it has.
+    pub at: u64,
+}
+
+impl ForkedView {
+    pub(super) fn new(forked: &effects::Forked) -> Self {
+        Self { session: forked.from.clone(), at: forked.at }
+    }
 }
 
 #[derive(Serialize, ToSchema)]
@@ -343,6 +366,7 @@ impl From<message::SessionInfo> for SessionInfo {
             state_bytes: info.state_bytes,
             pinned: pinned.map(|pin| PinInfo { against: pin.against, reason: pin.reason }),
             closed: info.closed,
+            forked: info.forked.as_deref().map(ForkedView::new),
             position: None,
         }
     }
@@ -390,6 +414,9 @@ pub struct SwapStatus {
     pub service: ServiceName,
     /// Rises with each deploy or rollback.
     pub generation: u64,
+    /// A version that runs in some slots first, or what became of the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryInfo>,
     /// Absent if none is known: it ended before slotd recorded swaps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub swap: Option<SwapInfo>,

@@ -15,6 +15,9 @@ pub const CLIENT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 /// Time for a deploy: to upload, to wait for others that are compiled, to compile
 /// ([`COMPILE_DEADLINE_DEFAULT`](super::COMPILE_DEADLINE_DEFAULT) each), and for the slots to move.
 pub const CLIENT_DEPLOY_TIMEOUT: Duration = Duration::from_secs(360);
+/// Time for a capture: for a thread, and to run the messages before it
+/// ([`CAPTURE_TIME_MAX`](super::CAPTURE_TIME_MAX) each).
+pub const CAPTURE_CLIENT_TIMEOUT: Duration = Duration::from_secs(150);
 /// `slotd tail --follow` ends when the stream was silent (keep-alives too) for this long and
 /// begins again.
 pub const CLIENT_STREAM_SILENCE: Duration = Duration::from_secs(60);

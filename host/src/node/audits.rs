@@ -11,7 +11,7 @@ use crate::{
 pub(super) struct Audits {
     jobs: Mutex<VecDeque<Arc<Job>>>,
     /// Of all of them.
-    threads: Arc<Semaphore>,
+    pub(super) threads: Arc<Semaphore>,
 }
 
 impl Default for Audits {
@@ -43,6 +43,11 @@ impl Audits {
         }
     }
 
+    /// A permit a thread, of all that run histories again.
+    pub fn threads(&self) -> Arc<Semaphore> {
+        self.threads.clone()
+    }
+
     pub fn stop(&self) {
         self.jobs.lock().iter().for_each(|job| job.cancel());
     }
@@ -66,8 +71,8 @@ impl Node {
         }
         let mut sessions_of_all = 0;
         if spec.sample.is_some() && self.cluster.is_some() {
-            let (counts, _) = self.count_sessions(service).await?;
-            sessions_of_all = counts.values().map(|count| count.sessions).sum();
+            // Not by reading heads: one that is damaged would end its node.
+            sessions_of_all = self.stored_sessions(service).await?;
         }
         let ask = AuditAsk { id: crate::random::hex_id(), service: service.clone() };
         let own = self.begin_audit(ask.clone(), spec.clone(), sessions_of_all);

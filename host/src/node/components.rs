@@ -15,7 +15,6 @@ use crate::{
     log::record::DeploymentId,
     plugin::{Digest, Needed},
 };
-use std::collections::HashSet;
 
 /// Finds what is unneeded and removes it, until the node ends.
 pub(super) async fn tidy(node: std::sync::Weak<Node>, mut stopping: watch::Receiver<bool>) {

@@ -2,14 +2,19 @@
 
 mod audit_report;
 mod audits;
+mod canary;
+mod captures;
 mod components;
 mod courier;
 mod effects;
+mod fork;
+mod gates;
 mod level;
 mod maintenance;
 mod memory;
 mod messages;
 mod operate;
+mod past;
 mod past_swaps;
 mod removal;
 mod requester;
@@ -38,11 +43,15 @@ pub use crate::{
     swap::{SwapInfo, SwapShare},
 };
 pub use audit_report::AuditReport;
+pub use canary::{CanaryChange, CanaryInfo};
+pub use captures::CaptureSpec;
 pub use effects::EffectKind;
+pub use fork::{ForkAsk, ForkDone};
+pub use gates::GateView;
 pub use level::LevelDuties;
 pub use requester::{OfNode as HttpRequester, RequestOptions};
 pub use reseal::SealInfo;
-pub use session_check::DeployOptions;
+pub use session_check::{DeployOptions, GateOptions};
 pub use usage::UsageReport;
 pub use views::*;
 
@@ -50,15 +59,19 @@ use self::turns::Turns;
 use crate::{
     audit::{Audit, AuditStream},
     backoff::Backoff,
+    captures::Redactions,
     clock::now_ms,
     cluster::{
         ChangeAvoid, Cluster, ClusterOptions, ClusterParts, EngineProbe, LateHandler, LocalNode,
         ReportUnfit,
-        control::{AuditAsk, ControlRequest, ControlResponse},
+        control::{
+            AuditAsk, CapturesAsk, CapturesGiven, ControlRequest, ControlResponse, GateAsk, GateJob,
+        },
     },
     database::Health,
     effects::rules::SendRules,
     error::{Cause, Code, Error},
+    gate_report::GateShare,
     limits,
     loads::{Load, Loads},
     log::{SlotLog, sealed::SealedLog},
@@ -73,7 +86,7 @@ use crate::{
         usage::{Ask, NodeUsage, UsageShare},
     },
     registry::{Changes, Placement, Registry},
-    replay::{AuditShare, AuditSpec},
+    replay::{AuditShare, AuditSpec, PastRuns},
     ring,
     router::{Routed, Router},
     rpc::Peers,
@@ -97,7 +110,7 @@ use removal::Purge;
 use slotd_quota::shares::Terms;
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -127,6 +140,11 @@ pub struct Node {
     stragglers: Mutex<HashMap<ServiceName, Arc<Swap>>>,
     /// Histories that are run again.
     audits: Arc<audits::Audits>,
+    /// Sessions that are shown as they were.
+    past: PastRuns,
+    captures: captures::Captures,
+    /// Deploys that are seen before they move anything.
+    gates: gates::Gates,
     /// One deploy or rollback of a service at a time, until it is durable.
     deploying: Turns,
     stopping: watch::Sender<bool>,
@@ -176,6 +194,8 @@ pub struct Foundation {
     pub requester: Option<Arc<HttpRequester>>,
     /// The limits of services; as the policy says them.
     pub quota: Quota,
+    /// What of services is left out of captures; as the policy says it.
+    pub redactions: Redactions,
 }
 
 /// A cluster node's dependencies besides its own disk.
@@ -228,7 +248,7 @@ impl Node {
     /// The stored catalogue does not decode, a current component is damaged, or the store can't be
     /// read.
     pub fn start(options: NodeOptions, foundation: Foundation) -> Result<Arc<Self>, Error> {
-        let Foundation { data_dir, plugins, shared, requester, quota } = foundation;
+        let Foundation { data_dir, plugins, shared, requester, quota, redactions } = foundation;
         let stream = shared.as_ref().and_then(|shared| shared.audit.clone());
         let audit = match stream {
             Some(stream) => Audit::in_stream(stream, &options.name),
@@ -266,7 +286,9 @@ impl Node {
             wakes: crate::slot::wakes::Wakes::default(),
             courier: OnceLock::new(),
             requester: OnceLock::new(),
+            failures: OnceLock::new(),
             outbox: AtomicUsize::new(0),
+            trials: crate::service::canary::counts::Trials::default(),
             quota,
             usage: meter,
             loads: loads.clone(),
@@ -292,13 +314,21 @@ impl Node {
                 ended,
             }),
         });
+        let (audits, stopping) = (Arc::<audits::Audits>::default(), watch::Sender::new(false));
+        let threads = audits.threads();
+        let captures = captures::Captures::start(
+            &data_dir,
+            &context,
+            redactions,
+            threads,
+            stopping.subscribe(),
+        )?;
         let view = ring::View::new(1, [options.name.clone()]);
         let cores = crate::thread::processors();
         if loads.is_some() {
             context.plugins.budget().share_out();
         }
-        // In a cluster, what waits in a line would be overtaken by what comes after its slot has moved.
-        let shares = loads.filter(|_| shared.is_none()).map(|loads| Shares::new(loads, cores));
+        let shares = loads.map(|loads| Shares::new(loads, cores));
         let router = Arc::new(Router::new(options.slot_count, context.clone(), shares.clone()));
         if let Some(shares) = &shares {
             let _ = context.turns.set(shares.clone());
@@ -308,13 +338,8 @@ impl Node {
                     shares.set_terms(limits.map(|(of, limits)| (of.into(), Terms::of(limits))));
                 }
             });
-            let (to, plugins) = (Arc::downgrade(&router), context.plugins.clone());
-            let started = quota::shares::start(shares, plugins, cores, move |slot, mail| {
-                // Without a router, whoever asked sees that the node is gone.
-                if let Some(router) = to.upgrade() {
-                    router.deliver_late(slot, mail);
-                }
-            });
+            let (plugins, of) = (context.plugins.clone(), data_dir.clone());
+            let started = quota::shares::start(shares, plugins, cores, move || of.disk());
             started.map_err(|e| Error::internal(format!("can't start a thread: {e}")))?;
         }
         let (mut handler, mut cluster, mut registry) = (None, None, None);
@@ -337,6 +362,7 @@ impl Node {
             };
             cluster = Some(Cluster::start(shared.options, parts));
         }
+        let gates = gates::Gates::open(&data_dir, registry.as_ref(), &context.catalogue)?;
         let node = Arc::new(Self {
             name: options.name.clone(),
             audit,
@@ -354,9 +380,12 @@ impl Node {
             shares,
             past_swaps: Arc::new(PastSwaps::open(data_dir.clone())),
             stragglers: Mutex::default(),
-            audits: Arc::default(),
+            audits,
+            captures,
+            past: PastRuns::default(),
+            gates,
             deploying: Turns::default(),
-            stopping: watch::Sender::new(false),
+            stopping,
             health: data_dir.health(),
             fatal: watch::Sender::new(None),
             drained: watch::Sender::new(false),
@@ -398,11 +427,14 @@ impl Node {
             "housekeeping",
             maintenance::maintain(Arc::downgrade(node), node.stopping.subscribe()),
         );
+        crate::task::spawn("gates", gates::keep(Arc::downgrade(node), node.stopping.subscribe()));
         crate::task::spawn("wakes", wakes::wake(Arc::downgrade(node), node.stopping.subscribe()));
         crate::task::spawn(
             "feature level",
             level::keep(Arc::downgrade(node), duties, node.stopping.subscribe()),
         );
+        let drive = canary::drive(Arc::downgrade(node), node.stopping.subscribe());
+        crate::task::spawn("canaries", drive);
         crate::task::spawn("usage", usage::keep(Arc::downgrade(node), node.stopping.subscribe()));
         crate::task::spawn(
             "components",
@@ -535,6 +567,7 @@ impl Node {
         self.stopping.send_replace(true);
         self.stop_compiling();
         self.audits.stop();
+        self.gates.stop();
         if let Some(cluster) = &self.cluster {
             cluster.close();
         }
@@ -606,6 +639,17 @@ impl LocalNode for Node {
     }
     fn audit(&self, ask: &AuditAsk, cancel: bool) -> Option<AuditShare> {
         self.own_audit(ask, cancel)
+    }
+    fn canary(&self, service: &ServiceName, trial: (u64, u8)) -> Option<CanaryShare> {
+        self.canary_here(service, trial)
+    }
+
+    fn captures(&self, asked: CapturesAsk) -> BoxFuture<'static, Result<CapturesGiven, Error>> {
+        self.captures_here(asked).boxed()
+    }
+
+    fn gate(&self, ask: &GateAsk, job: Option<GateJob>) -> Option<GateShare> {
+        self.gate_part(ask, job)
     }
     fn not_ready(&self) -> Option<String> {
         self.ready().err().map(|error| error.detail.into_owned())

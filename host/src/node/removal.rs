@@ -146,11 +146,11 @@ impl Node {
             if let Some(swap) = self.swaps.lock().remove(&service.name) {
                 swap.supersede(service.generation);
             }
-            self.context.kept.keep(&service.target(), None);
+            self.context.kept.keep(&service.target(), Vec::new());
             self.past_swaps.forget(&service.name);
             if is_new {
                 let (plugins, name) = (self.context.plugins.clone(), service.name.clone());
-                crate::task::blocking(move || plugins.pool().supersede(&name, REMOVED));
+                crate::task::blocking(move || plugins.pool().supersede(&name, &[REMOVED]));
             }
         }
         if purge.done.load(Ordering::Acquire) && *purge.clean.lock() == *slots {

@@ -1,6 +1,11 @@
 //! Deployments: what a service runs, and the swaps that change it.
 
-use super::{turns::Turn, *};
+use super::{
+    gates::{Begun, ByGate},
+    turns::Turn,
+    *,
+};
+use crate::{gate_report::GateRecord, plugin::Digest, service::canary::Wanted};
 
 impl Node {
     pub fn services(&self) -> Vec<ServiceInfo> {
@@ -21,6 +26,7 @@ impl Node {
             previous: service.previous.last().and_then(|id| DeploymentInfo::of(service, *id)),
             generation: service.generation,
             memory: self.service_memory(&service.name).into(),
+            canary: service.canary.as_ref().and_then(|canary| CanaryInfo::of(service, canary)),
             swap: self.last_swap(&service.name).map(|share| share.info),
         })
     }
@@ -44,7 +50,7 @@ impl Node {
     pub async fn types(&self, service: &ServiceName) -> Result<ServiceTypes, Error> {
         let DeploymentInfo { version, label, .. } = self.service(service)?.current;
         let target = self.context.catalogue.require(service)?.target();
-        let types = target.load(&self.context.plugins).await?.types();
+        let types = target.load_own(&self.context.plugins).await?.types();
         Ok(ServiceTypes { service: service.clone(), version, label, types })
     }
 
@@ -95,7 +101,7 @@ impl Node {
     /// compile it now; `swap-in-progress` while another deploy is being prepared;
     /// `storage-unavailable`. Nothing has changed then.
     pub async fn deploy(
-        &self,
+        self: &Arc<Self>,
         service: &ServiceName,
         version: Option<String>,
         component: Bytes,
@@ -108,25 +114,59 @@ impl Node {
         let signature = options.signature.as_deref();
         let signer = self.check_signature(service, &component, signature).await?;
         let room = self.context.plugins.room(component.len()).map_err(not_added)?;
-        let turn = self.turn(service).await?;
+        let mut turn = self.turn(service).await?;
         let plugin = self.context.plugins.add(component).await.map_err(not_added)?;
         drop(room);
         let version = version.or_else(|| plugin.version().map(ToOwned::to_owned));
-        let existing = self.context.catalogue.get(service);
-        let existing = existing.as_deref();
         let (version, digest) = (version.as_deref(), plugin.digest());
         let change = Change { signer, ..options.change() };
-        let next = Service::deployed(existing, service, version, digest, &change)?;
-        let sessions = match &next {
-            Some(next) => self.outlook(next, &plugin, &options).await?,
-            None => Vec::new(),
-        };
-        let new_effects = match &next {
-            Some(_) => self.new_effects(existing, &plugin).await,
-            None => BTreeSet::new(),
-        };
-        let deployed = self.swap_to(service, next, sessions, turn).await?;
-        Ok(Deployed { new_effects, ..deployed })
+        loop {
+            let existing = self.context.catalogue.get(service);
+            let existing = existing.as_deref();
+            let next = match &options.canary {
+                None => Service::deployed(existing, service, version, digest, &change)?,
+                Some(canary) => {
+                    self.with_canary(existing, service, version, digest, &change, canary)?
+                }
+            };
+            let Some(next) = next else {
+                return self.swap_to(service, None, Vec::new(), turn).await;
+            };
+            let by_gate = self.by_gate(existing, &next, version, &options)?;
+            let target = next.target();
+            let deployed = target.canary().map_or_else(|| target.require(), Ok)?;
+            let sessions = self.outlook(&next, deployed, &plugin, &options).await?;
+            let new_effects = self.new_effects(existing, &plugin).await;
+            let ByGate::Yes(record) = by_gate else {
+                let deployed = self.swap_to(service, Some(next), sessions, turn).await?;
+                return Ok(Deployed { new_effects, ..deployed });
+            };
+            // Others may change the service while it is in the gate, which ends that.
+            drop(turn);
+            // What can't run need not be looked at.
+            drop(self.tried(&next.target()).await?);
+            self.share_component(digest).await?;
+            let record = GateRecord { signer: change.signer.clone(), ..*record };
+            match self.begin_gate(record).await? {
+                Begun::Runs(id) => {
+                    return self.after_gate(service, &id, sessions, new_effects).await;
+                }
+                Begun::Waited => turn = self.turn(service).await?,
+            }
+        }
+    }
+
+    /// Makes a component available to all nodes.
+    async fn share_component(&self, digest: Digest) -> Result<(), Error> {
+        let Some(registry) = &self.registry else { return Ok(()) };
+        let component = self.context.plugins.component(digest).await;
+        let component = component.map_err(|e| Error::internal(e.to_string()))?;
+        registry.components().put(digest, component).await.map_err(|why| {
+            Error::new(
+                Code::StorageUnavailable,
+                format!("the component was not stored for the cluster: {why}"),
+            )
+        })
     }
 
     /// Switches every slot back to the previous version, or to the one that `to` names by its
@@ -149,8 +189,8 @@ impl Node {
         if let Some(target) = next.deployment(next.target().id()) {
             self.check_signed(service, target)?;
         }
-        let plugin = next.target().load(&self.context.plugins).await?;
-        let sessions = self.outlook(&next, &plugin, &options).await?;
+        let plugin = next.target().load_own(&self.context.plugins).await?;
+        let sessions = self.outlook(&next, next.target().require()?, &plugin, &options).await?;
         let new_effects = self.new_effects(Some(&known), &plugin).await;
         let deployed = self.swap_to(service, Some(next), sessions, turn).await?;
         Ok(Deployed { new_effects, ..deployed })
@@ -161,7 +201,7 @@ impl Node {
         let effects = plugin.effects();
         let before = before.filter(|before| !before.is_removed());
         let loaded = match before {
-            Some(before) => before.target().load(&self.context.plugins).await.ok(),
+            Some(before) => before.target().load_own(&self.context.plugins).await.ok(),
             None => None,
         };
         match (before, loaded) {
@@ -185,33 +225,16 @@ impl Node {
         let own =
             own.and_then(|(next, to)| Some((to.generation(), DeploymentInfo::of(next, to.id())?)));
         let mut superseded = None;
-        if let (Some(next), Some(target), Some(registry)) = (&next, &target, &self.registry) {
-            // A plugin that can't be had must not become current.
-            let tried = self.tried(target).await?;
-            let digest = tried.plugin().digest();
-            let component = self.context.plugins.component(digest).await;
-            let component = component.map_err(|e| Error::internal(e.to_string()))?;
-            registry.components().put(digest, component).await.map_err(|why| {
-                Error::new(
-                    Code::StorageUnavailable,
-                    format!("the component was not stored for the cluster: {why}"),
-                )
-            })?;
-            self.make_durable(next.clone()).await?;
-            self.place(target, tried);
+        if let (Some(next), Some(target)) = (next, target) {
+            let swap = self.switch(next).await?;
             drop(turn);
-            superseded = self.wait_for_cluster(service, target.generation()).await;
-        } else if let (Some(next), Some(target)) = (next, target) {
-            let from = self.context.catalogue.get(service).filter(|s| !s.is_removed());
-            let from = from.map(|s| s.target().label());
-            // A plugin that can't be had must not become current.
-            let tried = self.tried(&target).await?;
-            self.make_durable(next).await?;
-            self.place(&target, tried);
-            let swap = self.start_swap(Activation { target }, from);
-            drop(turn);
-            swap.wait(limits::SWAP_WAIT).await;
-            superseded = Some(swap);
+            superseded = match swap {
+                Some(swap) => {
+                    swap.wait(limits::SWAP_WAIT).await;
+                    Some(swap)
+                }
+                None => self.wait_for_cluster(service, target.generation()).await,
+            };
         }
         let info = self.service_of_cluster(service).await?;
         let service = service.clone();
@@ -220,7 +243,18 @@ impl Node {
             Some((generation, current)) if info.generation > generation => {
                 let swap = superseded.map(|swap| swap.info());
                 let new_effects = BTreeSet::new();
-                Deployed { service, current, changed: true, sessions, new_effects, swap }
+                // It may have gone back already.
+                let (canary, gate) = (info.canary, None);
+                Deployed {
+                    service,
+                    current,
+                    changed: true,
+                    sessions,
+                    new_effects,
+                    canary,
+                    swap,
+                    gate,
+                }
             }
             own => Deployed {
                 service,
@@ -228,9 +262,53 @@ impl Node {
                 changed: own.is_some(),
                 sessions,
                 new_effects: BTreeSet::new(),
+                canary: info.canary,
                 swap: info.swap,
+                gate: None,
             },
         })
+    }
+
+    /// Makes `next` current for good. In a cluster each node's slots follow; on a node that stands alone they begin
+    /// to switch, with the swap that is given. The caller has the service's turn.
+    ///
+    /// # Errors
+    /// As [`Node::deploy`]: nothing has changed then, except for `outcome-unknown`.
+    pub(super) async fn switch(&self, next: Service) -> Result<Option<Arc<Swap>>, Error> {
+        let target = next.target();
+        let from = match next.canary {
+            Some(_) => self.before(&next),
+            None => {
+                let from = self.context.catalogue.get(target.service());
+                from.filter(|s| !s.is_removed()).map(|s| s.target().label())
+            }
+        };
+        // A plugin that can't be had must not become current.
+        let tried = self.tried(&target).await?;
+        // What is new is the last.
+        if let Some(guests) = tried.last() {
+            self.share_component(guests.plugin().digest()).await?;
+        }
+        let next = self.make_durable(next).await?;
+        self.context.trials.follow(&next);
+        self.place(&target, tried);
+        let is_alone = self.cluster.is_none();
+        Ok(is_alone.then(|| self.start_swap(Activation { target }, from)))
+    }
+
+    /// Waits for a swap on all nodes, at most [`limits::SWAP_WAIT`]. Gives this node's part of it, if that is known.
+    pub(super) async fn wait_for_swap(
+        &self,
+        service: &ServiceName,
+        generation: u64,
+    ) -> Option<Arc<Swap>> {
+        if self.cluster.is_some() {
+            return self.wait_for_cluster(service, generation).await;
+        }
+        let swap = self.swaps.lock().get(service).cloned();
+        let swap = swap.filter(|swap| swap.generation() == generation)?;
+        swap.wait(limits::SWAP_WAIT).await;
+        Some(swap)
     }
 
     /// Makes a service's new record durable: in a cluster for all nodes.
@@ -261,7 +339,11 @@ impl Node {
     /// Waits until every node has switched its slots to a generation (slots that are yet to be
     /// opened switch then), or until there is a later generation; at most [`limits::SWAP_WAIT`].
     /// Returns this node's part of the swap.
-    async fn wait_for_cluster(&self, service: &ServiceName, generation: u64) -> Option<Arc<Swap>> {
+    pub(super) async fn wait_for_cluster(
+        &self,
+        service: &ServiceName,
+        generation: u64,
+    ) -> Option<Arc<Swap>> {
         let cluster = self.cluster.as_ref()?;
         let until = crate::clock::now() + limits::SWAP_WAIT;
         let is_done = |share: &SwapShare| share.info.generation >= generation && share.info.done;
@@ -323,8 +405,12 @@ impl Node {
     }
 
     /// The label of the deployment before the current one in `service`.
-    fn before(&self, service: &Service) -> Option<Arc<str>> {
-        let from = service.switched.as_ref()?.from?;
+    pub(super) fn before(&self, service: &Service) -> Option<Arc<str>> {
+        let from = match &service.canary {
+            Some(canary) if canary.is_live() => canary.before,
+            Some(canary) if canary.wanted == Wanted::Aborted => canary.deployment,
+            _ => service.switched.as_ref()?.from?,
+        };
         Some(self.context.catalogue.label(&service.name, from))
     }
 
@@ -332,25 +418,34 @@ impl Node {
     /// loaded and an instance of it could be made: slots switch only to what can run.
     pub(super) async fn activation(&self, service: &Service) -> Result<Activation, Error> {
         let target = service.target();
+        self.context.trials.follow(service);
         let tried = self.tried(&target).await?;
         self.place(&target, tried);
         Ok(Activation { target })
     }
 
-    /// What `target` runs, loaded and with an instance that was made.
-    async fn tried(&self, target: &Target) -> Result<Arc<Guests>, Error> {
+    /// What `target` runs, loaded and each with an instance that was made.
+    pub(super) async fn tried(&self, target: &Target) -> Result<Vec<Arc<Guests>>, Error> {
         let plugins = &self.context.plugins;
-        let plugin = target.load(plugins).await?;
-        let (service, label) = (target.service(), target.label());
-        let guests = plugins.pool().apart(service, target.id(), label, plugin);
-        plugins.try_one(&guests).await.map_err(|why| target.unavailable(&why))?;
-        Ok(guests)
+        let loaded = target.load(plugins).await?;
+        let mut all = Vec::new();
+        for (deployment, plugin) in target.deployments().zip(loaded) {
+            let label = deployment.label.clone();
+            let guests = plugins.pool().apart(target.service(), deployment.id, label, plugin);
+            let tried = plugins.try_one(&guests).await;
+            tried.map_err(|why| Target::unavailable(deployment, &why))?;
+            all.push(guests);
+        }
+        Ok(all)
     }
 
     /// What `target` runs is there for slots, and stays loaded; `target` is durable.
-    fn place(&self, target: &Target, tried: Arc<Guests>) {
-        self.context.kept.keep(target, Some(tried.plugin().clone()));
-        self.context.plugins.pool().place(tried);
+    pub(super) fn place(&self, target: &Target, tried: Vec<Arc<Guests>>) {
+        let plugins = tried.iter().map(|guests| guests.plugin().clone()).collect();
+        self.context.kept.keep(target, plugins);
+        for guests in tried {
+            self.context.plugins.pool().place(guests);
+        }
     }
 
     /// Begins to move the slots of this node, and ends what moves them to an older generation.

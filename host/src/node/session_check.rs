@@ -3,8 +3,12 @@
 
 use super::*;
 use crate::{
+    gate_report::{Mode, Want},
     plugin::Migrates,
-    service::compatibility::{Migrate, takes_over},
+    service::{
+        canary::CanaryOptions,
+        compatibility::{Migrate, takes_over},
+    },
     slot::SlotHandle,
 };
 
@@ -18,6 +22,26 @@ pub struct DeployOptions {
     pub by: Author,
     /// Of the component, not checked yet.
     pub signature: Option<Vec<u8>>,
+    /// Try it in some of the slots first. Of a deploy.
+    pub canary: Option<CanaryOptions>,
+    pub gate: GateOptions,
+}
+
+/// What a deploy asks of the gate, over what the configuration says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GateOptions {
+    pub mode: Option<Mode>,
+    /// In addition.
+    pub accept: Vec<Want>,
+    pub sessions: Option<u64>,
+    pub messages: Option<u64>,
+    pub seed: Option<u64>,
+    pub time_ms: Option<u64>,
+    pub threads: Option<usize>,
+    /// The gate, and no more.
+    pub dry_run: bool,
+    /// What differs is to be confirmed before slots switch.
+    pub confirm: bool,
 }
 
 impl DeployOptions {
@@ -101,7 +125,7 @@ impl Node {
         }
     }
 
-    /// What happens to the sessions of `service` under `next`'s current deployment, whose plugin is
+    /// What happens to the sessions of a service under `target`, a deployment of `next`'s, whose plugin is
     /// `plugin`: those that run on another one.
     ///
     /// # Errors
@@ -110,11 +134,10 @@ impl Node {
     pub(super) async fn outlook(
         &self,
         next: &Service,
+        target: &Deployment,
         plugin: &Plugin,
         options: &DeployOptions,
     ) -> Result<Vec<SessionsOutlook>, Error> {
-        let target = next.target();
-        let target = target.require()?;
         let goes_back = |from: &Deployment| {
             takes_over(Migrate::None, &from.version, &target.version, target.same_state).is_err()
         };
@@ -160,7 +183,7 @@ impl Node {
 
     /// Why sessions of `from` would stay there; `None`: they move to `target`, or its `migrate`
     /// decides for each.
-    async fn stays(
+    pub(super) async fn stays(
         &self,
         service: &ServiceName,
         from: &Deployment,

@@ -4,6 +4,7 @@ use super::*;
 use crate::slot::SlotHandle;
 use crate::{
     database::StorageOptions,
+    log::record::Entry,
     message::{Client, ReadBy},
     operation::{Describe, Query, ReadHistory},
     operator::{Action, Entered, Import, Imported, Operation},
@@ -13,6 +14,10 @@ use std::collections::BTreeSet;
 use tokio::time::timeout;
 
 mod audits;
+mod captures;
+mod fork;
+mod gate_stages;
+mod past;
 
 const SLOTS: u16 = 8;
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -82,6 +87,7 @@ impl Fixture {
             shared: None,
             requester: None,
             quota: Quota::default(),
+            redactions: Redactions::default(),
         };
         let node = Node::start(options, foundation).unwrap();
         let service = ServiceName::parse("s").unwrap();
@@ -231,7 +237,8 @@ async fn a_rollback_ends_a_swap_that_does_not_proceed() {
     let (node, service) = (fixture.node.clone(), fixture.service.clone());
     let next = testkit::guest_with("bad-luck", "badluck2").into();
     let deploying = tokio::spawn(async move {
-        node.deploy(&service, Some("2.0.0".into()), next, DeployOptions::default()).await
+        // Past the gate, which would wait for the slot.
+        node.deploy(&service, Some("2.0.0".into()), next, FORCE).await
     });
     let stuck = async {
         loop {
@@ -299,12 +306,36 @@ const FORCE: DeployOptions = DeployOptions {
     same_state: false,
     by: Author { said: None, identity: None },
     signature: None,
+    canary: None,
+    gate: GateOptions {
+        mode: None,
+        accept: Vec::new(),
+        sessions: None,
+        messages: None,
+        seed: None,
+        time_ms: None,
+        threads: None,
+        dry_run: false,
+        confirm: false,
+    },
 };
 const SAME_STATE: DeployOptions = DeployOptions {
     force: false,
     same_state: true,
     by: Author { said: None, identity: None },
     signature: None,
+    canary: None,
+    gate: GateOptions {
+        mode: None,
+        accept: Vec::new(),
+        sessions: None,
+        messages: None,
+        seed: None,
+        time_ms: None,
+        threads: None,
+        dry_run: false,
+        confirm: false,
+    },
 };
 
 /// Without it two state formats are silently mixed: an older version gets a newer one's state of a

@@ -5,7 +5,7 @@ use crate::{
     error::StateError,
     level::IDENTITY_FROM,
     quota::usage::{Ask, Row, Sums, UsageShare},
-    state::stored::StoredByService,
+    state::stored::{StoredByService, add_all},
     telemetry::repeats,
 };
 use slotd_quota::limits as quota_limits;
@@ -37,11 +37,11 @@ impl Node {
     /// `storage-unavailable`.
     pub async fn usage(&self, ask: Ask) -> Result<UsageReport, Error> {
         let own = self.usage_here(ask.clone()).await?;
-        let (mut sums, mut stored) = (Sums::default(), StoredByService::new());
-        let mut silent = Vec::new();
+        let (mut nodes, mut stored) = (Vec::new(), StoredByService::new());
+        let (mut silent, by) = (Vec::new(), ask.by);
         let mut add = |node: &str, share: UsageShare| {
-            sums.add_rows(share.rows);
-            add_stored(&mut stored, share.stored);
+            nodes.push((share.last, share.rows));
+            add_all(&mut stored, share.stored);
             (share.uncounted > 0).then(|| SilentNode {
                 node: node.to_owned(),
                 why: format!("what {} slots store is not counted yet", share.uncounted),
@@ -67,6 +67,8 @@ impl Node {
             node: node.node,
             why: "it is away; what it has counted is missing".into(),
         }));
+        let mut sums = Sums::default();
+        sums.add_nodes(by, nodes);
         Ok(UsageReport { rows: sums.rows(), stored, silent })
     }
 
@@ -78,11 +80,12 @@ impl Node {
         let usage = self.usage.clone();
         let stored = self.stored_here(Look::Flushed);
         async move {
-            let (stored, uncounted) = stored.await?;
-            let rows = crate::task::blocking(move || usage.report(&ask)).await;
-            let rows =
-                rows.map_err(|e| Error::internal(format!("usage could not be read: {e}")))?;
-            Ok(UsageShare { rows, stored, uncounted })
+            let (mut stored, uncounted) = stored.await?;
+            stored.values_mut().for_each(|of| of.subjects.clear());
+            let used = crate::task::blocking(move || usage.report(&ask)).await;
+            let used =
+                used.map_err(|e| Error::internal(format!("usage could not be read: {e}")))?;
+            Ok(UsageShare { stored, uncounted, ..used })
         }
     }
 
@@ -108,7 +111,7 @@ impl Node {
                         known(slot, store.count_stored(slot, until).map(Some))?;
                     }
                     match known(slot, store.stored(slot))? {
-                        Some(stored) => add_stored(&mut all, stored),
+                        Some(stored) => add_all(&mut all, stored),
                         None => uncounted += 1,
                     }
                 }
@@ -133,12 +136,26 @@ impl Node {
             });
             take_answers(last, answers);
             for theirs in last.values() {
-                add_stored(&mut everywhere, theirs.clone());
+                add_all(&mut everywhere, theirs.clone());
             }
         }
         let (usage, now) = (self.usage.clone(), crate::clock::now());
         let taken = crate::task::blocking(move || usage.stored(here, everywhere, now)).await;
         taken.map_err(|e| Error::internal(format!("what is stored could not be kept: {e}")))
+    }
+
+    /// How many sessions of a service the slots of all nodes have, as far as they are counted: no row of theirs is read for it.
+    pub(super) async fn stored_sessions(&self, service: &ServiceName) -> Result<u64, Error> {
+        let (mut all, _) = self.stored_here(Look::Known).await?;
+        let all_know = self.context.level.get() >= IDENTITY_FROM;
+        if let Some(cluster) = self.cluster.as_ref().filter(|_| all_know) {
+            for (_, answer) in cluster.ask_all(&ControlRequest::Stored).await {
+                if let Ok(ControlResponse::Stored(theirs)) = answer {
+                    add_all(&mut all, theirs);
+                }
+            }
+        }
+        Ok(all.get(service).map_or(0, |of| of.all.sessions))
     }
 
     /// Writes what was counted.
@@ -184,12 +201,6 @@ fn known<T>(slot: SlotId, read: Result<Option<T>, StateError>) -> Result<Option<
     }
 }
 
-fn add_stored(sums: &mut StoredByService, more: StoredByService) {
-    for (service, stored) in more {
-        sums.entry(service).or_default().add(stored);
-    }
-}
-
 /// Looks at what is stored and writes what was counted, as long as the node runs. It is written once more when the slots have
 /// stopped ([`Node::stop`]).
 pub(super) async fn keep(node: std::sync::Weak<Node>, mut stopping: watch::Receiver<bool>) {
@@ -213,20 +224,21 @@ pub(super) async fn keep(node: std::sync::Weak<Node>, mut stopping: watch::Recei
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::stored::StoredNow;
+    use crate::state::stored::{StoredNow, StoredOf};
 
     /// A node that is busy for five seconds would lift the limits on what is kept.
     #[test]
     fn a_node_that_does_not_answer_counts_with_what_it_said_last() {
         let says = |bytes| {
             let service = ServiceName::parse("chat").unwrap();
-            Some(StoredByService::from([(service, StoredNow { sessions: 1, bytes })]))
+            let of = StoredOf { all: StoredNow { sessions: 1, bytes }, ..StoredOf::default() };
+            Some(StoredByService::from([(service, of)]))
         };
         let mut last = LastAnswers::new();
         let mut look = |answers: &[(&str, Option<StoredByService>)]| {
             let answers = answers.iter().map(|(node, answer)| (Arc::from(*node), answer.clone()));
             take_answers(&mut last, answers);
-            last.values().flat_map(BTreeMap::values).map(|stored| stored.bytes).sum::<u64>()
+            last.values().flat_map(BTreeMap::values).map(|of| of.all.bytes).sum::<u64>()
         };
         assert_eq!(look(&[("a", says(5)), ("b", says(7)), ("c", None)]), 12);
         assert_eq!(look(&[("a", None), ("b", says(8)), ("c", says(1))]), 14);

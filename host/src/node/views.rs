@@ -1,5 +1,6 @@
 //! A node's reports on its services, except those that lower modules of this crate define.
 
+use super::{canary::CanaryInfo, gates::GateView};
 use crate::{
     cluster::reports::{PurgeShare, SilentNode},
     log::record::DeploymentId,
@@ -137,6 +138,10 @@ pub struct ServiceInfo {
     pub previous: Option<DeploymentInfo>,
     pub generation: u64,
     pub memory: ServiceMemory,
+    /// A version that runs in some slots first, or what became of the last one; absent if there was none since the last
+    /// deploy or rollback.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryInfo>,
     pub swap: Option<SwapInfo>,
 }
 
@@ -211,5 +216,12 @@ pub struct Deployed {
     /// not. Of the first version all of it.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub new_effects: BTreeSet<String>,
+    /// Set if the version runs in some slots first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryInfo>,
     pub swap: Option<SwapInfo>,
+    /// What came of the gate, if it went through one. While its `verdict` is `running` or `confirming`, nothing has
+    /// changed yet: ask for it until it has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gate: Option<GateView>,
 }

@@ -1,9 +1,17 @@
 //! Fair shares of a busy node's processor: mail of a service that is beyond its share waits in a line.
 //!
+//! The same lines keep a service that writes much from having more on its way into the log than others can wait for
+//! (`slotd_quota::writes`), whether the processor is busy or not.
+//!
 //! While there is time to spare, mail goes at once. On a busy node the controller of `slotd-quota` is asked for each, and
 //! what has to wait is put in its service's line: in order of arrival, so that the order of a session's messages stays.
 //! Whoever brought it sees it as in the mailbox. A thread of its own ([`thread`]) lets it out when its service has
 //! its share again; the workers, whose queue this is about, are too late for that.
+//!
+//! **A slot that closes its mailbox** has what waits for it put there first, behind what is there ([`Turns::leave`]): from
+//! then on it is mail like any other of a slot that leaves the node. It is handled before the slot is released, or
+//! comes back to who sent it, in order. Both that and letting out happen under the lock of the lines, and none waits for
+//! a mailbox that is closed: so nothing that comes later is before it, here or at the slot's next owner.
 //!
 //! A line has an end ([`limits::SHARES_LINE_MAX`]), and so has a wait ([`limits::SHARES_LINE_WAIT`]): then it is
 //! `mailbox-full`. When the node stops, all lines end.
@@ -20,8 +28,8 @@ use crate::{
     error::{Cause, Error},
     limits,
     loads::{Load, Loads},
-    names::{ServiceName, SlotId},
-    slot::{Mail, Turns},
+    names::ServiceName,
+    slot::{Mail, Mailbox, Turns},
     telemetry::{metrics, services},
 };
 use parking_lot::Mutex;
@@ -42,7 +50,7 @@ pub struct Shares {
     controller: slotd_quota::shares::Shares,
     loads: Arc<Loads>,
     lines: Mutex<Lines>,
-    /// In all lines, or just let out of one.
+    /// In all lines.
     waiting: AtomicUsize,
     started: Instant,
     /// It ticks as often as on a busy node.
@@ -59,8 +67,6 @@ struct Lines {
 struct Line {
     load: Arc<Load>,
     waiting: VecDeque<Waiting>,
-    /// So many were let out and are not in their mailboxes yet: what comes now is behind them.
-    leaving: usize,
 }
 
 struct Waiting {
@@ -70,12 +76,19 @@ struct Waiting {
 
 #[expect(clippy::large_enum_variant, reason = "nearly all are mail")]
 enum What {
-    Mail(SlotId, Mail),
+    Mail(Mailbox, Mail),
     /// Somebody who goes on by itself.
     Turn(oneshot::Sender<()>),
 }
 
 impl What {
+    fn writes(&self) -> bool {
+        match self {
+            Self::Mail(_, mail) => mail.writes(),
+            Self::Turn(_) => true,
+        }
+    }
+
     fn is_abandoned(&self) -> bool {
         match self {
             Self::Mail(_, mail) => mail.is_abandoned(),
@@ -110,20 +123,20 @@ impl Shares {
         self.controller.set_terms(terms);
     }
 
-    /// Lets mail in: gives it back, or keeps it in its service's line.
+    /// Lets mail in: gives it back, or keeps it in its service's line, for that mailbox.
     ///
     /// # Errors
     /// `mailbox-full`: the line is.
     #[inline]
-    pub fn admit(&self, slot: SlotId, mut mail: Mail) -> Result<Option<Mail>, Error> {
+    pub fn admit(&self, mailbox: &Mailbox, mut mail: Mail) -> Result<Option<Mail>, Error> {
         let Some(service) = mail.of_clients() else { return Ok(Some(mail)) };
         let Some(load) = self.loads.of(service) else { return Ok(Some(mail)) };
-        if self.goes(service, &load) {
+        if self.goes(service, &load, mail.writes()) {
             mail.let_in(&load);
             return Ok(Some(mail));
         }
         let service = service.clone();
-        self.line_up(service, load, What::Mail(slot, mail)).map(|back| match back {
+        self.line_up(service, load, What::Mail(mailbox.clone(), mail)).map(|back| match back {
             Some(What::Mail(_, mail)) => Some(mail),
             _ => None,
         })
@@ -131,7 +144,7 @@ impl Shares {
 
     /// Whether the next mail of a service goes at once. Whoever asks brings it, then.
     pub fn goes_now(&self, service: &ServiceName) -> bool {
-        self.loads.of(service).is_none_or(|load| self.goes(service, &load))
+        self.loads.of(service).is_none_or(|load| self.goes(service, &load, true))
     }
 
     /// Has mail that goes counted as work of its service.
@@ -147,7 +160,7 @@ impl Shares {
     /// `mailbox-full`, or the node stops.
     pub async fn turn(&self, service: &ServiceName) -> Result<(), Error> {
         let Some(load) = self.loads.of(service) else { return Ok(()) };
-        if self.goes(service, &load) {
+        if self.goes(service, &load, true) {
             load.passed();
             return Ok(());
         }
@@ -156,26 +169,27 @@ impl Shares {
         told.await.map_err(|_| full("messages of the service have waited for too long"))
     }
 
-    fn goes(&self, service: &ServiceName, load: &Load) -> bool {
+    fn goes(&self, service: &ServiceName, load: &Load, writes: bool) -> bool {
         let open = load.open();
         let looks = self.controller.is_engaged() || open > slotd_quota::limits::SHARES_OPEN_FREE;
-        if !looks && self.waiting.load(Relaxed) == 0 {
+        let lets_write = !writes || load.lets_write();
+        if lets_write && !looks && self.waiting.load(Relaxed) == 0 {
             return true;
         }
         // Who waits was there first.
         let has_line = self.waiting.load(Relaxed) > 0 && self.lines.lock().of.contains_key(service);
-        if has_line {
+        if has_line || !lets_write {
             return false;
         }
-        let goes = self.ask(service, open) == Admission::Go;
+        let goes = self.ask(service, load) == Admission::Go;
         if !self.often.load(Relaxed) && self.controller.is_engaged() {
             self.wake();
         }
         goes
     }
 
-    fn ask(&self, service: &ServiceName, open: u64) -> Admission {
-        self.controller.admit(service.as_str(), open, || self.started.elapsed())
+    fn ask(&self, service: &ServiceName, load: &Load) -> Admission {
+        self.controller.admit(service.as_str(), load.open(), || self.started.elapsed())
     }
 
     /// Puts something in the line of its service; back comes what need not wait.
@@ -186,15 +200,16 @@ impl Shares {
         what: What,
     ) -> Result<Option<What>, Error> {
         let mut lines = self.lines.lock();
-        if lines.closed {
-            // Whoever takes it says that the node stops.
+        // Whoever takes it says that the node stops, or the slot.
+        let is_closed = match &what {
+            What::Mail(mailbox, _) => lines.closed || mailbox.is_closed(),
+            What::Turn(_) => lines.closed,
+        };
+        if is_closed {
             return Ok(Some(what));
         }
-        let line = lines.of.entry(service.clone()).or_insert_with(|| Line {
-            load,
-            waiting: VecDeque::new(),
-            leaving: 0,
-        });
+        let new = || Line { load, waiting: VecDeque::new() };
+        let line = lines.of.entry(service.clone()).or_insert_with(new);
         let count = line.waiting.len();
         if count >= limits::SHARES_LINE_MAX
             || self.waiting.load(Relaxed) >= limits::SHARES_WAITING_MAX
@@ -222,69 +237,75 @@ impl Shares {
     }
 
     /// Lets out what may go, in order.
-    fn release(&self, place: &impl Fn(SlotId, Mail)) {
+    fn release(&self) {
         let services: Vec<_> = self.lines.lock().of.keys().cloned().collect();
         for service in services {
-            while self.release_some(&service, place) {}
+            while self.release_some(&service) {}
         }
     }
 
     /// `false`: no more of this service may go now.
-    fn release_some(&self, service: &ServiceName, place: &impl Fn(SlotId, Mail)) -> bool {
+    fn release_some(&self, service: &ServiceName) -> bool {
         let now = crate::clock::now();
-        let (mut leaving, mut late, mut gone) = (Vec::new(), Vec::new(), Vec::new());
+        let mut over = Vec::new();
         let mut lines = self.lines.lock();
         let Some(line) = lines.of.get_mut(service) else { return false };
-        let mut more = true;
-        while leaving.len() < limits::SHARES_RELEASED_AT_A_TIME {
+        let (mut more, mut left) = (true, 0);
+        while left < limits::SHARES_RELEASED_AT_A_TIME {
             let Some(first) = line.waiting.front() else {
                 more = false;
                 break;
             };
-            let is_late = now.saturating_duration_since(first.since) > limits::SHARES_LINE_WAIT;
+            let waited = now.saturating_duration_since(first.since);
+            let is_late = waited > limits::SHARES_LINE_WAIT;
             let is_gone = first.what.is_abandoned();
-            if !is_late && !is_gone && self.ask(service, line.load.open()) != Admission::Go {
+            let goes = || {
+                let lets_write = !first.what.writes() || line.load.lets_write();
+                lets_write && self.ask(service, &line.load) == Admission::Go
+            };
+            if !is_late && !is_gone && !goes() {
                 more = false;
                 break;
             }
-            let Some(mut first) = line.waiting.pop_front() else { break };
-            if is_gone {
-                gone.push(first.what);
-            } else if is_late {
-                late.push(first.what);
-            } else {
-                metrics().shares_wait_seconds.record(now.saturating_duration_since(first.since));
-                match &mut first.what {
-                    What::Mail(_, mail) => mail.let_in(&line.load),
-                    What::Turn(_) => line.load.passed(),
-                }
-                leaving.push(first.what);
+            let Some(Waiting { what, .. }) = line.waiting.pop_front() else { break };
+            left += 1;
+            if is_gone || is_late {
+                over.push((what, is_late && !is_gone));
+                continue;
             }
-        }
-        line.leaving = leaving.len() + late.len() + gone.len();
-        drop(lines);
-        let count = leaving.len() + late.len() + gone.len();
-        metrics().shares_late.increment(late.len() as u64);
-        for what in late {
-            what.refuse(full(
-                "the message has waited for its service's share of this busy node for too long; nothing was kept",
-            ));
-        }
-        drop(gone);
-        for what in leaving {
+            metrics().shares_wait_seconds.record(waited);
             match what {
-                What::Mail(slot, mail) => place(slot, mail),
-                // It may have gone.
-                What::Turn(tell) => drop(tell.send(())),
+                What::Mail(mailbox, mut mail) => {
+                    mail.let_in(&line.load);
+                    // Into the mailbox under this lock: what comes meanwhile is behind it.
+                    if let Err(mail) = mailbox.queue_or_refuse(mail) {
+                        over.push((What::Mail(mailbox, mail), false));
+                    }
+                }
+                What::Turn(tell) => {
+                    line.load.passed();
+                    // It may have gone.
+                    let _ = tell.send(());
+                }
             }
         }
-        let mut lines = self.lines.lock();
-        self.waiting.fetch_sub(count, Relaxed);
-        if let Some(line) = lines.of.get_mut(service) {
-            line.leaving = 0;
-            if line.waiting.is_empty() {
-                lines.of.remove(service);
-            }
+        self.waiting.fetch_sub(left, Relaxed);
+        if line.waiting.is_empty() {
+            lines.of.remove(service);
+        }
+        drop(lines);
+        for (what, is_late) in over {
+            what.refuse(match is_late {
+                true => {
+                    metrics().shares_late.increment(1);
+                    full(
+                        "the message has waited for its service's share of this busy node for too long; \
+                         nothing was kept",
+                    )
+                }
+                // Its slot has failed at this moment; or nobody waits for it.
+                false => left_slot(),
+            });
         }
         more
     }
@@ -294,10 +315,9 @@ impl Shares {
         let mut lines = self.lines.lock();
         lines.closed = true;
         let mut all = Vec::new();
-        for line in lines.of.values_mut() {
-            all.extend(line.waiting.drain(..));
+        for (_, line) in lines.of.drain() {
+            all.extend(line.waiting);
         }
-        lines.of.retain(|_, line| line.leaving > 0);
         self.waiting.fetch_sub(all.len(), Relaxed);
         drop(lines);
         for waiting in all {
@@ -318,19 +338,56 @@ impl Shares {
     }
 }
 
+/// Whoever has sent it may find its slot elsewhere, or here again.
+fn left_slot() -> Error {
+    Error::of(Cause::NotOwner, "the slot has left this node meanwhile; nothing was kept")
+}
+
 fn full(why: &str) -> Error {
     Error::of(Cause::Full, why.to_owned())
 }
 
 impl Turns for Shares {
+    fn leave(&self, mailbox: &Mailbox, closes: &mut dyn FnMut(Vec<Mail>)) {
+        let mut lines = self.lines.lock();
+        let mut all = Vec::new();
+        if self.waiting.load(Relaxed) > 0 {
+            let is_its = |waiting: &Waiting| match &waiting.what {
+                What::Mail(of, _) => of.is(mailbox),
+                What::Turn(_) => false,
+            };
+            for line in lines.of.values_mut() {
+                if !line.waiting.iter().any(is_its) {
+                    continue;
+                }
+                let (its, others): (VecDeque<_>, VecDeque<_>) =
+                    std::mem::take(&mut line.waiting).into_iter().partition(is_its);
+                line.waiting = others;
+                for waiting in its {
+                    if let What::Mail(_, mut mail) = waiting.what {
+                        mail.let_in(&line.load);
+                        all.push(mail);
+                    }
+                }
+            }
+            lines.of.retain(|_, line| !line.waiting.is_empty());
+            self.waiting.fetch_sub(all.len(), Relaxed);
+        }
+        closes(all);
+    }
+
     fn wait(&self, service: &ServiceName, put_off: u32) -> Option<Duration> {
         let load = self.loads.of(service)?;
         let open = load.open();
         let looks = self.controller.is_engaged() || open > slotd_quota::limits::SHARES_OPEN_FREE;
-        if !looks || put_off >= limits::SHARES_DUE_PUT_OFF_MAX {
+        let lets_write = load.lets_write();
+        if (lets_write && !looks) || put_off >= limits::SHARES_DUE_PUT_OFF_MAX {
             return None;
         }
-        match self.ask(service, open) {
+        if !lets_write {
+            return Some(slotd_quota::limits::SHARES_TICK);
+        }
+        match self.ask(service, &load) {
             Admission::Go => None,
             Admission::Wait(until) => {
                 let wait = until.saturating_sub(self.started.elapsed());

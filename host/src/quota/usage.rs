@@ -3,7 +3,7 @@
 use crate::{
     message::Client,
     names::ServiceName,
-    state::stored::{Stored, StoredByService, StoredNow},
+    state::stored::{Stored, StoredByService, StoredNow, StoredOf},
     telemetry::ServiceUsage,
     usage::with_account,
 };
@@ -77,7 +77,7 @@ impl NodeUsage {
         let before = self.looked.read().at;
         // What was stored while the node did not run counts as nothing: another node may have had it.
         let since = before.map_or(Duration::ZERO, |before| now.saturating_duration_since(before));
-        self.usage.stored(here.iter().map(|(name, sum)| (name.as_str(), sum.bytes)), since);
+        self.usage.stored(here.iter().flat_map(|(name, of)| by_subject(name, of)), since);
         let mut looked = self.looked.write();
         looked.at = Some(now);
         looked.here = Arc::new(here);
@@ -102,10 +102,12 @@ impl NodeUsage {
     }
 
     /// What was used of this node; it blocks.
-    pub fn report(&self, ask: &Ask) -> Vec<Row> {
+    pub fn report(&self, ask: &Ask) -> UsageShare {
         let mut sums = Sums::default();
-        sums.add_days(ask, &self.usage.days(ask.since, ask.until));
-        sums.rows()
+        let days = self.usage.days(ask.since, ask.until);
+        sums.add_days(ask, &days);
+        let last = days.iter().map(|day| day.day).max();
+        UsageShare { rows: sums.rows(), last, ..UsageShare::default() }
     }
 
     /// What was used of services today, and what they store, for metrics.
@@ -124,7 +126,7 @@ impl NodeUsage {
         }
         for (service, stored) in &*here {
             let usage = all.entry(service.clone()).or_default();
-            (usage.sessions, usage.stored_bytes) = (stored.sessions, stored.bytes);
+            (usage.sessions, usage.stored_bytes) = (stored.all.sessions, stored.all.bytes);
         }
         all.into_iter().collect()
     }
@@ -132,8 +134,28 @@ impl NodeUsage {
 
 impl Stored for NodeUsage {
     fn of(&self, service: &ServiceName) -> StoredNow {
-        self.looked.read().everywhere.get(service).copied().unwrap_or_default()
+        self.looked.read().everywhere.get(service).map(|of| of.all).unwrap_or_default()
     }
+
+    fn of_subject(&self, service: &ServiceName, subject: &str) -> StoredNow {
+        let looked = self.looked.read();
+        let of = looked.everywhere.get(service).and_then(|of| of.subjects.get(subject));
+        of.copied().unwrap_or_default()
+    }
+}
+
+/// What belongs to nobody, then to each subject: that of which there is most first.
+fn by_subject<'a>(
+    service: &'a ServiceName,
+    of: &'a StoredOf,
+) -> impl Iterator<Item = (&'a str, Option<&'a str>, u64)> {
+    let mut subjects: Vec<_> = of.subjects.iter().map(|(who, sum)| (&**who, sum.bytes)).collect();
+    subjects.sort_unstable_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    let theirs = subjects.iter().fold(0, |sum: u64, (_, bytes)| sum.saturating_add(*bytes));
+    let rest = (None, of.all.bytes.saturating_sub(theirs));
+    let subjects = subjects.into_iter().map(|(who, bytes)| (Some(who), bytes));
+    let all = std::iter::once(rest).chain(subjects);
+    all.map(|(who, bytes)| (service.as_str(), who, bytes))
 }
 
 fn show(faults: &[Fault]) {
@@ -146,7 +168,10 @@ fn show(faults: &[Fault]) {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct UsageShare {
     pub rows: Vec<Row>,
-    /// In its slots now.
+    /// The last of the days that it has.
+    #[serde(default)]
+    pub last: Option<Date>,
+    /// In its slots now, without what of it is whose.
     pub stored: StoredByService,
     /// Slots of which that is not known yet.
     #[serde(default)]

@@ -52,7 +52,7 @@ impl Progress {
 }
 
 /// Messages between two looks at the clock.
-const LOOK: u64 = 64;
+pub(super) const LOOK: u64 = 64;
 
 /// What became of a session.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ pub enum Checked {
 
 /// Why a session was not run to its end.
 #[derive(Debug)]
-pub(super) enum Left {
+pub enum Left {
     Because(Arc<str>),
     /// The store is damaged there.
     Damage(String),
@@ -96,7 +96,7 @@ impl From<Unable> for Left {
 }
 
 /// The versions that the entries of one history run on.
-pub(super) struct Cast<'a> {
+pub struct Cast<'a> {
     versions: &'a Versions,
     /// The last one: mostly it is the next one's.
     last: Option<Arc<Version>>,
@@ -130,8 +130,9 @@ impl<'a> Cast<'a> {
 }
 
 /// Whether a handler was called for an entry.
-pub(super) fn is_handled(entry: &Entry) -> bool {
-    !entry.is_operators() && !matches!(entry.origin.as_deref(), Some(Origin::Part(_)))
+pub fn is_handled(entry: &Entry) -> bool {
+    let origin = entry.origin.as_deref();
+    !entry.is_operators() && !matches!(origin, Some(Origin::Part(_) | Origin::Inherited(_)))
 }
 
 /// Runs sessions, one after the other, on instances of its own.
@@ -334,13 +335,14 @@ impl<'a> Checker<'a> {
 }
 
 /// Entries are written at a feature level that says what effects they had.
-fn says_effects(entry: &Entry) -> bool {
+pub fn says_effects(entry: &Entry) -> bool {
     let level = entry.origin.as_ref().map_or(0, |origin| origin.level());
     !entry.caused.is_empty() || level >= HTTP_FROM
 }
 
-fn check_order(entry: &Entry, last: u64, last_ms: u64) -> Result<(), Left> {
-    if entry.seq != last + 1 {
+pub fn check_order(entry: &Entry, last: u64, last_ms: u64) -> Result<(), Left> {
+    // A session that was forked off another one begins where it was.
+    if entry.seq != last + 1 && !(last == 0 && entry.begins()) {
         let why = format!("message {} follows message {last}", entry.seq);
         return Err(Left::Damage(why));
     }
@@ -354,18 +356,23 @@ fn check_order(entry: &Entry, last: u64, last_ms: u64) -> Result<(), Left> {
     Ok(())
 }
 
-/// What is behind an operator's entry is not known where its values are not in the history.
+/// What is before an import does not count.
 fn entered(seq: u64, import: bool, is_known: bool, found: &mut Found) -> Result<(), Left> {
     if import {
         // The messages before it were handled elsewhere, perhaps by other versions.
         (found.first, found.more) = (None, 0);
     }
+    check_entered(seq, import, is_known)
+}
+
+/// What is behind an operator's entry is not known where its values are not in the history.
+pub fn check_entered(seq: u64, import: bool, is_known: bool) -> Result<(), Left> {
     if is_known {
         return Ok(());
     }
     Err(Left::Because(match import {
         true => {
-            "the session was imported, and its history does not have the state that came with it".into()
+            "the session was imported or forked, and its history does not have the state that came with it".into()
         }
         false => format!(
             "an operator has changed the state with message {seq}, and the history does not have the values"

@@ -4,13 +4,14 @@ use super::{
     check::{Checked, Checker, Progress},
     choice::{AuditSpec, Sample, Share},
     report::{AuditShare, Finding, Standing},
+    slots::Slots,
     stored::Stored,
     versions::Versions,
 };
 use crate::{
     error::StateError,
     limits,
-    log::{Position, record::Head},
+    log::record::Head,
     names::{ServiceName, SessionId, SessionKey, SlotId},
     plugin::{PluginHost, give_way},
     service::Catalogue,
@@ -19,7 +20,7 @@ use crate::{
 };
 use parking_lot::Mutex;
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -55,8 +56,7 @@ pub struct Job {
     progress: Progress,
     begun: Instant,
     pieces: Mutex<VecDeque<Piece>>,
-    /// How far each slot was when it was last looked at.
-    seen: Mutex<HashMap<SlotId, Position>>,
+    slots: Slots,
     /// Sessions that were run again to find out why they differ.
     diagnosed: AtomicU64,
     share: Mutex<AuditShare>,
@@ -86,7 +86,7 @@ impl Job {
             progress: Progress::new(begun + spec.time()),
             begun,
             pieces: Mutex::default(),
-            seen: Mutex::default(),
+            slots: Slots::new(parts.store.clone(), parts.service.clone()),
             diagnosed: AtomicU64::new(0),
             share: Mutex::new(share),
             parts,
@@ -175,27 +175,11 @@ impl Job {
         Ok(())
     }
 
-    /// The slot as it is now.
-    ///
-    /// # Errors
-    /// Of the store; that the slot has gone and is loaded anew, of which the parts do not fit together.
-    fn view(&self, slot: SlotId) -> Result<Box<dyn SlotView>, StateError> {
-        let view = self.parts.store.look(slot)?;
-        let applied = view.meta().applied;
-        let before = self.seen.lock().insert(slot, applied);
-        let is_half =
-            || Ok::<_, StateError>(!view.sessions(&self.parts.service, None, 1)?.is_empty());
-        if before.is_some_and(|before| applied < before) || (applied == 0 && is_half()?) {
-            return Err(StateError::Unavailable("it has moved, and is loaded anew".into()));
-        }
-        Ok(view)
-    }
-
     fn add_all(&self, sample: &mut Sample, slot: SlotId) -> Result<(), StateError> {
-        let view = self.view(slot)?;
+        let view = self.slots.view(slot)?;
         let mut after = None;
         loop {
-            let page = view.sessions(&self.parts.service, after.as_ref(), HEADS)?;
+            let page = view.heads(&self.parts.service, after.as_ref(), HEADS)?;
             if page.is_empty() || self.progress.is_over() {
                 return Ok(());
             }
@@ -280,15 +264,15 @@ impl Job {
     async fn slot(&self, checker: &mut Checker<'_>, slot: SlotId) -> Result<bool, StateError> {
         let mut after: Option<SessionId> = None;
         loop {
-            let view = self.view(slot)?;
+            let view = self.slots.view(slot)?;
             let begun = crate::clock::now();
             while begun.elapsed() < limits::REPLAY_VIEW_TIME {
-                let page = view.sessions(&self.parts.service, after.as_ref(), HEADS)?;
+                let page = view.heads(&self.parts.service, after.as_ref(), HEADS)?;
                 if page.is_empty() {
                     return Ok(true);
                 }
                 for (session, head) in page {
-                    if !self.session(checker, &*view, session.clone(), &head).await {
+                    if !self.session(checker, &*view, session.clone(), head).await? {
                         return Ok(false);
                     }
                     after = Some(session);
@@ -306,39 +290,45 @@ impl Job {
         slot: SlotId,
         some: Vec<SessionId>,
     ) -> Result<bool, StateError> {
-        let mut view = self.view(slot)?;
+        let mut view = self.slots.view(slot)?;
         let mut begun = crate::clock::now();
         for session in some {
             if begun.elapsed() >= limits::REPLAY_VIEW_TIME {
-                (view, begun) = (self.view(slot)?, crate::clock::now());
+                (view, begun) = (self.slots.view(slot)?, crate::clock::now());
             }
             let service = self.parts.service.clone();
             let key = SessionKey { service, session };
             // It may have been deleted.
-            let Some(head) = view.head(&key)? else { continue };
-            if !self.session(checker, &*view, key.session, &head).await {
+            let Some(head) = view.head(&key).transpose() else { continue };
+            if !self.session(checker, &*view, key.session, head).await? {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// `false`: there is no time for it.
+    /// `false`: there is no time for it. Where its head is damaged, that is found, and the others are looked at all the same.
     async fn session(
         &self,
         checker: &mut Checker<'_>,
         view: &dyn SlotView,
         session: SessionId,
-        head: &Head,
-    ) -> bool {
+        head: Result<Head, StateError>,
+    ) -> Result<bool, StateError> {
         if self.progress.is_over() {
-            return false;
+            return Ok(false);
         }
         let key = SessionKey { service: self.parts.service.clone(), session };
-        let checked = checker.check(Stored { view, key: &key, head }).await;
+        let checked = match head {
+            Ok(head) => checker.check(Stored { view, key: &key, head: &head }).await,
+            Err(StateError::Corrupt(why)) => {
+                Checked::Differs(Finding::unreadable(&key.session, why).into())
+            }
+            Err(error) => return Err(error),
+        };
         let mut share = self.share.lock();
         match checked {
-            Checked::Stopped => return false,
+            Checked::Stopped => return Ok(false),
             Checked::Same => share.same += 1,
             Checked::Partly(why) => share.not_compared(&why, key.session.as_str()),
             Checked::Differs(finding) => {
@@ -350,7 +340,7 @@ impl Job {
             }
         }
         share.sessions += 1;
-        true
+        Ok(true)
     }
 }
 

@@ -1,6 +1,10 @@
 //! What an audit has found on one node.
 
-use crate::{limits, names::SlotId, replay_engine::Difference};
+use crate::{
+    limits,
+    names::{SessionId, SlotId},
+    replay_engine::{Difference, What},
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -51,6 +55,23 @@ pub struct Finding {
     pub looks_like: Looks,
     /// What that rests on.
     pub because: String,
+}
+
+impl Finding {
+    /// Of a session of which nothing can be run, as its head can't be read.
+    pub fn unreadable(session: &SessionId, why: String) -> Self {
+        let difference =
+            Difference { what: What::History, stored: why.clone(), came: "-".to_owned() };
+        Self {
+            session: session.to_string(),
+            seq: 0,
+            deployment: "-".to_owned(),
+            differences: vec![difference.into()],
+            more: 0,
+            looks_like: Looks::Damage,
+            because: why,
+        }
+    }
 }
 
 /// Why sessions were not compared, or not to their end.

@@ -18,7 +18,7 @@ use crate::{
     rpc,
     slot::{
         Mail, Mailbox, Mailed, Order, SlotContext, SlotHandle, open,
-        seat::{Outcome, SeatEvent, SeatPhase},
+        seat::{Outcome, SeatEvent, SeatPhase, TaskId},
         seated::SharedSeat,
     },
 };
@@ -100,33 +100,10 @@ impl Router {
     }
 
     /// Lets mail in on a busy node: `None`: it waits for its service's share.
-    fn admit(&self, slot: SlotId, mail: Mail) -> Result<Option<Mail>, Error> {
+    fn admit(&self, mailbox: &Mailbox, mail: Mail) -> Result<Option<Mail>, Error> {
         match &self.shares {
-            Some(shares) => shares.admit(slot, mail),
+            Some(shares) => shares.admit(mailbox, mail),
             None => Ok(Some(mail)),
-        }
-    }
-
-    /// Puts mail into its mailbox that has waited for its service's share. Its sender has gone on.
-    pub fn deliver_late(&self, slot: SlotId, mut mail: Mail) {
-        // It was there when the mail came.
-        let Ok(seat) = self.seat(slot) else { return };
-        loop {
-            if let Some((task, mailbox)) = seat.mailbox() {
-                match mailbox.queue_or_refuse(mail) {
-                    Ok(()) => return,
-                    Err(back) => mail = back,
-                }
-                // It is ending, and may not have reported it yet.
-                seat.on(SeatEvent::Stopping { task });
-            }
-            let started = match self.context.cluster {
-                Some(_) => Err(Error::of(Cause::NotOwner, "the slot has left this node meanwhile")),
-                None => self.start(slot),
-            };
-            if let Err(error) = started {
-                return mail.refuse(error);
-            }
         }
     }
 
@@ -140,14 +117,15 @@ impl Router {
 
     /// As [`Router::try_deliver`]; `placed` is called before the handler runs, once the mail has its place in
     /// the slot's order.
-    #[expect(clippy::result_large_err, reason = "it comes back in the same place, rarely")]
     fn try_deliver_then(
         &self,
         slot: SlotId,
         mail: Mail,
         placed: impl FnOnce(),
     ) -> Result<Put, Error> {
-        let mail = match self.admit(slot, mail) {
+        let seat = self.seat(slot)?;
+        let Some((task, mailbox)) = seat.mailbox() else { return Ok(Err(mail)) };
+        let mail = match self.admit(&mailbox, mail) {
             Ok(Some(mail)) => mail,
             Ok(None) => {
                 placed();
@@ -155,24 +133,7 @@ impl Router {
             }
             Err(full) => return Ok(Ok(Err(full))),
         };
-        self.put(slot, mail, |mailbox, mail| mailbox.try_mail(mail, placed))
-    }
-
-    /// With no lock held: a handler may run.
-    fn put(
-        &self,
-        slot: SlotId,
-        mail: Mail,
-        put: impl FnOnce(&Mailbox, Mail) -> Put,
-    ) -> Result<Put, Error> {
-        let seat = self.seat(slot)?;
-        let Some((task, mailbox)) = seat.mailbox() else { return Ok(Err(mail)) };
-        let put = put(&mailbox, mail);
-        if put.is_err() {
-            // It is ending, and may not have reported it yet.
-            seat.on(SeatEvent::Stopping { task });
-        }
-        Ok(put)
+        Ok(put(seat, task, mailbox.try_mail(mail, placed)))
     }
 
     /// Puts mail into the mailbox of a slot that runs here; `false`: it does not run. No handler runs
@@ -182,8 +143,10 @@ impl Router {
     /// # Errors
     /// `mailbox-full`, `slot-not-found`.
     pub fn mail_here(&self, slot: SlotId, mail: Mail) -> Result<bool, Error> {
-        let Some(mail) = self.admit(slot, mail)? else { return Ok(true) };
-        match self.put(slot, mail, Mailbox::try_queue)? {
+        let seat = self.seat(slot)?;
+        let Some((task, mailbox)) = seat.mailbox() else { return Ok(false) };
+        let Some(mail) = self.admit(&mailbox, mail)? else { return Ok(true) };
+        match put(seat, task, mailbox.try_queue(mail)) {
             Ok(result) => result.map(|()| true),
             Err(_) => Ok(false),
         }
@@ -377,4 +340,13 @@ impl Router {
     pub fn here(&self) -> Vec<(SlotId, Term)> {
         (0..).zip(&self.slots).filter_map(|(slot, seat)| Some((slot, seat.serves()?))).collect()
     }
+}
+
+#[expect(clippy::result_large_err, reason = "it comes back in the same place, rarely")]
+fn put(seat: &SharedSeat, task: TaskId, put: Put) -> Put {
+    if put.is_err() {
+        // It is ending, and may not have reported it yet.
+        seat.on(SeatEvent::Stopping { task });
+    }
+    put
 }

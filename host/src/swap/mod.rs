@@ -235,9 +235,10 @@ fn give_up_older(router: &Router, target: &Target) {
     let context = router.context();
     // Another swap may have ended since.
     let newest = context.catalogue.get(target.service());
-    let current = newest.map_or(target.id(), |newest| newest.target().id());
+    let newest = newest.map_or_else(|| target.clone(), |newest| newest.target());
+    let current: Vec<_> = newest.deployments().map(|deployment| deployment.id).collect();
     let (plugins, service) = (context.plugins.clone(), target.service().clone());
-    crate::task::blocking(move || plugins.pool().supersede(&service, current));
+    crate::task::blocking(move || plugins.pool().supersede(&service, &current));
 }
 
 /// Makes a slot switch; returns the time for which it accepted no message.

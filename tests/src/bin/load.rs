@@ -60,6 +60,8 @@ fn main() -> anyhow::Result<()> {
         seed: args.seed,
         extent,
         ca: args.ca,
+        // Whoever has started this process has seen to it.
+        gives_way: false,
     })?;
     println!("{}", serde_json::to_string(&outcome)?);
     Ok(())

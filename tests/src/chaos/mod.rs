@@ -14,6 +14,7 @@ use crate::{
     notice::not_tested,
     outside::Outside,
     plugins,
+    replayed::cluster_comes_out_again,
 };
 use anyhow::{Context, ensure};
 use effects::Effects;
@@ -122,6 +123,8 @@ pub async fn run(seed: u64, plan: Plan, net: Option<Arc<Net>>) -> anyhow::Result
     ensure!(report.acknowledged > 0, "seed {seed}: nothing was acknowledged");
     ensure!(report.reads > 0, "seed {seed}: nothing was read");
     ensure!(report.events > 0, "seed {seed}: no event was seen");
+    let replayed = cluster_comes_out_again(&cluster, &["counter", "chat", effects::SERVICE]).await;
+    replayed.with_context(|| format!("seed {seed}"))?;
     drop(cluster);
     Ok(report)
 }

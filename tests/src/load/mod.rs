@@ -36,6 +36,8 @@ pub struct Plan {
     pub extent: Extent,
     /// Over TLS, to a server with a certificate of this authority; with [`Protocol::Http`] only.
     pub ca: Option<PathBuf>,
+    /// In a process of its own: it leaves the processor to others that want it.
+    pub gives_way: bool,
 }
 
 /// How messages are sent.

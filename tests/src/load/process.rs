@@ -24,6 +24,7 @@ impl Plan {
             seed: 1,
             extent: Extent::Timed { warm_up: Duration::from_secs(1), measure },
             ca: None,
+            gives_way: false,
         }
     }
 
@@ -37,7 +38,15 @@ impl Plan {
     /// # Errors
     /// When the program is not there.
     pub fn spawn(&self) -> anyhow::Result<Child> {
-        let mut command = Command::new(sibling("load")?);
+        let load = sibling("load")?;
+        let mut command = match self.gives_way {
+            true => {
+                let mut nice = Command::new("nice");
+                nice.args(["-n", "10"]).arg(load);
+                nice
+            }
+            false => Command::new(load),
+        };
         let mut arg = |name: &str, value: String| {
             command.args([name, &value]);
         };

@@ -8,6 +8,7 @@ use slotd_tests::{
     node::{eventually, scenario},
     outside::{self, Outside},
     plugins,
+    replayed::cluster_comes_out_again,
     requests::{self, RESTARTED, Request, TOKEN},
 };
 use std::time::Duration;
@@ -81,7 +82,8 @@ fn requests_are_answered_once_over_kills_moves_and_swaps() {
         let asked = asked?;
         let (held, times) = (asked.concat().len() / 4, outside.attempts_at("/hold").len());
         ensure!(times > held, "{held} requests were under way, and none was made again");
-        requests::all_answered(&api, SERVICE, &asked.concat(), || outside.attempts()).await
+        requests::all_answered(&api, SERVICE, &asked.concat(), || outside.attempts()).await?;
+        cluster_comes_out_again(&cluster, &[SERVICE]).await
     });
 }
 
@@ -150,7 +152,8 @@ fn a_reader_of_a_stream_misses_nothing_while_its_owner_leaves() {
             }
         }
         ensure!(text == outside::text(TOKENS) && restarts >= 1, "{restarts} restarts: {text:?}");
-        requests::all_answered(&api, SERVICE, &[asked], || outside.attempts()).await
+        requests::all_answered(&api, SERVICE, &[asked], || outside.attempts()).await?;
+        cluster_comes_out_again(&cluster, &[SERVICE]).await
     });
 }
 

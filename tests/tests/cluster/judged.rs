@@ -9,6 +9,7 @@ use slotd_tests::{
     history::{Kind, Report, check},
     node::{Node, eventually, scenario},
     plugins,
+    replayed::comes_out_again,
 };
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::sync::watch;
@@ -57,7 +58,7 @@ fn a_node_that_is_killed_is_judged_good() {
         println!("{report}");
         ensure!(report.good(), "{report}");
         ensure!(report.reads > 0 && report.events > 0, "{report}");
-        Ok(())
+        comes_out_again(&node, &["counter", "chat"]).await
     });
 }
 

@@ -6,6 +6,7 @@ use slotd_tests::{
     cluster::{Cluster, ClusterOptions},
     node::{eventually, scenario},
     plugins,
+    replayed::cluster_comes_out_again,
 };
 use std::time::{Duration, Instant};
 
@@ -71,6 +72,6 @@ fn a_killed_process_is_told_from_one_that_stands_still() {
             let lost = member.admin().metric("slotd_declared_down_total", "").await?;
             ensure!(member.name == victim.name || lost == 0.0, "{} was missed", member.name);
         }
-        Ok(())
+        cluster_comes_out_again(&cluster, &[SERVICE]).await
     });
 }

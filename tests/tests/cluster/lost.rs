@@ -8,6 +8,7 @@ use slotd_tests::{
     disk::SmallDisk,
     node::{eventually, fill_up, scenario},
     plugins,
+    replayed::cluster_comes_out_again,
 };
 use std::{
     collections::BTreeMap,
@@ -118,7 +119,7 @@ async fn one_without_the_engine(cluster: Cluster, probes: Probes) -> anyhow::Res
     cluster.settled(&cluster.members(), SETTLED_WITHIN).await?;
     let back = view(&cluster, 2).await?;
     ensure!(back.owned == before && back.unfit.is_none(), "{back:?}");
-    Ok(())
+    cluster_comes_out_again(&cluster, &["counter"]).await
 }
 
 /// Without it, all slots would move when the engine is gone for everybody, and again when it comes
@@ -139,7 +140,7 @@ async fn all_without_the_engine(cluster: Cluster, probes: Probes) -> anyhow::Res
     cluster.settled(&cluster.members(), SETTLED_WITHIN).await?;
     let after = moves(&cluster).await?;
     ensure!(after == before, "{} moves for nothing", after - before);
-    Ok(())
+    cluster_comes_out_again(&cluster, &["counter"]).await
 }
 
 /// Without it, a node whose disk is full would keep slots that others could serve, and take as many
@@ -189,5 +190,6 @@ async fn without_room(disk: PathBuf) -> anyhow::Result<()> {
         Ok((view.owned == before && view.unfit.is_none()).then_some(()))
     })
     .await?;
-    probes.all_served(&cluster.members(), TAKEN_OVER_WITHIN).await.map(drop)
+    probes.all_served(&cluster.members(), TAKEN_OVER_WITHIN).await?;
+    cluster_comes_out_again(&cluster, &["counter"]).await
 }

@@ -5,12 +5,14 @@
 
 mod access;
 mod audit;
+mod canary;
 mod chaos;
 mod components;
 mod demo;
 mod dns;
 mod engine;
 mod follow;
+mod gate;
 mod http;
 mod judged;
 mod killed;

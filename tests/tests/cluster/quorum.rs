@@ -7,6 +7,7 @@ use slotd_tests::{
     http::Client,
     node::{eventually, scenario},
     plugins,
+    replayed::cluster_comes_out_again,
 };
 use std::{
     collections::BTreeMap,
@@ -190,6 +191,6 @@ fn a_lost_quorum_is_answered_in_time_and_costs_nothing() {
             ensure!(history.len() == kept.len(), "{} has a message twice", sent.session);
         }
         println!("{refused} refused messages were repeated");
-        Ok(())
+        cluster_comes_out_again(&cluster, &[SERVICE]).await
     });
 }

@@ -5,6 +5,7 @@ use slotd_tests::{
     cluster::{Cluster, ClusterOptions},
     node::scenario,
     plugins,
+    replayed::cluster_comes_out_again,
     sends::{self, Sent},
 };
 use std::time::Duration;
@@ -57,6 +58,7 @@ fn messages_arrive_once_and_in_order_over_kills_moves_and_swaps() {
         };
         let (sent, faults) = tokio::join!(sending, faults);
         faults?;
-        sends::all_arrived(&api, SERVICE, &sent?.concat()).await
+        sends::all_arrived(&api, SERVICE, &sent?.concat()).await?;
+        cluster_comes_out_again(&cluster, &[SERVICE]).await
     });
 }

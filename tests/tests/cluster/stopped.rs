@@ -6,6 +6,7 @@ use slotd_tests::{
     cluster::{Cluster, ClusterOptions, Own},
     node::scenario,
     plugins,
+    replayed::cluster_comes_out_again,
     stuck::Stuck,
 };
 use std::{
@@ -205,12 +206,12 @@ fn what_waits_for_a_short_pause_is_answered_after_it() {
     });
 }
 
-/// Every session goes on where it was, through every node.
+/// Every session goes on where it was, through every node, and is what its messages give.
 async fn all_go_on(cluster: &Cluster, its: &[Session], others: &[&Session]) -> anyhow::Result<()> {
     for member in cluster.members() {
         for session in its.iter().chain(others.iter().copied()) {
             session.send(&member.api()).await?;
         }
     }
-    Ok(())
+    cluster_comes_out_again(cluster, &[SERVICE]).await
 }

@@ -6,6 +6,7 @@ use slotd_tests::{
     cluster::{Cluster, ClusterOptions},
     node::scenario,
     plugins,
+    replayed::cluster_comes_out_again,
     timers::{self, Set},
 };
 use std::time::Duration;
@@ -54,6 +55,7 @@ fn timers_are_sent_once_over_kills_moves_and_swaps() {
         cluster.settled(&cluster.members(), SETTLED_WITHIN).await?;
         cluster.drain(3).await?;
 
-        timers::all_sent(&api, SERVICE, &sessions).await
+        timers::all_sent(&api, SERVICE, &sessions).await?;
+        cluster_comes_out_again(&cluster, &[SERVICE]).await
     });
 }

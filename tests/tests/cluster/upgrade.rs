@@ -11,6 +11,7 @@ use slotd_tests::{
     history::check,
     node::{NEWEST_LEVEL, eventually, old_slotd_or_skip, scenario_within},
     plugins,
+    replayed::cluster_comes_out_again,
 };
 use std::{path::PathBuf, time::Duration};
 
@@ -148,7 +149,6 @@ fn a_cluster_is_upgraded_node_by_node_and_back() {
         let report = check(&load.finish().await?);
         println!("{report}");
         ensure!(report.good() && report.acknowledged > 0, "{report}");
-        drop(cluster);
-        Ok(())
+        cluster_comes_out_again(&cluster, &["counter", "chat"]).await
     });
 }

@@ -10,6 +10,7 @@ use slotd_tests::{
     node::{Node, NodeOptions, eventually, scenario},
     outside::{self, Outside},
     plugins,
+    replayed::comes_out_again,
     requests::{self, RESTARTED, Request, TOKEN},
     sse::SseEvent,
 };
@@ -191,7 +192,7 @@ fn requests_in_the_middle_of_which_the_process_is_killed_are_made_again() {
         asked.push(requests::ask(&node.api(), SERVICE, "s0", &last).await?);
         requests::all_answered(&node.api(), SERVICE, &asked, || outside.attempts()).await?;
         ensure!(outside.attempts().len() == made + 1, "{:?}", outside.attempts());
-        Ok(())
+        comes_out_again(&node, &[SERVICE]).await
     });
 }
 

@@ -230,7 +230,8 @@ fn an_operator_sees_what_is_open_cancels_it_and_retries_dead_answers() {
 
         // The version that gets the answer rejects it for good.
         let other = plugins::path("chat-v1").display().to_string();
-        good(&node, &["deploy", SERVICE, &other, "--same-state", "--wait"]).await?;
+        good(&node, &["deploy", SERVICE, &other, "--same-state", "--gate", "off", "--wait"])
+            .await?;
         outside.release();
         let dead = eventually("the answer is dead", async || {
             let dead = listed(&node, &["dead", "list", SERVICE]).await?["dead"].take();
@@ -244,7 +245,9 @@ fn an_operator_sees_what_is_open_cancels_it_and_retries_dead_answers() {
         node.restart().await?;
 
         let own = plugins::path(SERVICE).display().to_string();
-        let deployed = good(&node, &["deploy", SERVICE, &own, "--same-state", "--wait"]).await?;
+        let deployed =
+            good(&node, &["deploy", SERVICE, &own, "--same-state", "--gate", "off", "--wait"])
+                .await?;
         ensure!(
             deployed.contains("new effects: ") && deployed.contains("http.request"),
             "{deployed}"

@@ -1,6 +1,6 @@
 //! SIGKILL at random moments, under writers that know what they were told.
 
-use crate::common::{good, say};
+use crate::common::say;
 use anyhow::{Context, bail, ensure};
 use slotd_tests::{
     api::{Api, Message, Reply},
@@ -8,6 +8,7 @@ use slotd_tests::{
     load::Random,
     node::{Addresses, Node, NodeOptions, eventually, scenario},
     plugins,
+    replayed::comes_out_again,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -94,10 +95,7 @@ async fn kill_rounds(rounds: u64, seed: u64) -> anyhow::Result<()> {
     node.restart().await?;
     check(&node.api(), &replies).await?;
     // And what is stored is what the messages give.
-    for service in ["counter", "chat"] {
-        good(&node, &["audit", service]).await?;
-    }
-    Ok(())
+    comes_out_again(&node, &["counter", "chat"]).await
 }
 
 fn session_of(writer: u64) -> (&'static str, String) {

@@ -6,6 +6,7 @@ use slotd_tests::{
     api::Message,
     node::{Node, NodeOptions, eventually, scenario},
     plugins,
+    replayed::comes_out_again,
     sends::{self, Sent},
 };
 
@@ -51,7 +52,8 @@ fn messages_arrive_once_and_in_order_over_kills() {
         })
         .await?;
         sent.push(last);
-        sends::all_arrived(&node.api(), SERVICE, &sent).await
+        sends::all_arrived(&node.api(), SERVICE, &sent).await?;
+        comes_out_again(&node, &[SERVICE]).await
     });
 }
 

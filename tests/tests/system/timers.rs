@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use slotd_tests::{
     api::Message,
     node::{Node, eventually, scenario},
+    replayed::comes_out_again,
     timers,
 };
 
@@ -99,7 +100,8 @@ fn timers_are_sent_once_over_kills() {
             node.kill()?;
             node.restart().await?;
         }
-        timers::all_sent(&node.api(), SERVICE, &sessions).await
+        timers::all_sent(&node.api(), SERVICE, &sessions).await?;
+        comes_out_again(&node, &[SERVICE]).await
     });
 }
 

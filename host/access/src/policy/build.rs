@@ -1,7 +1,7 @@
 //! From the text of a policy to what decisions read, or to all that is wrong with it.
 
 use super::{
-    Fault, Origins, Policy, Rule, Sender, ServicePolicy, SigningKey,
+    Fault, Gate, Origins, Policy, Rule, Sender, ServicePolicy, SigningKey,
     rule::Who,
     table::{Faults, Table, Text},
 };
@@ -331,6 +331,9 @@ impl Builder<'_> {
                 service.deploy_keys.clone_from(&self.policy.others.deploy_keys);
             }
         }
+        for service in all.values_mut().filter(|service| service.gate.is_none()) {
+            service.gate.clone_from(&self.policy.others.gate);
+        }
         self.policy.services = all;
     }
 
@@ -357,8 +360,43 @@ impl Builder<'_> {
         }
         let limits = table.value("limits");
         service.limits = limits.and_then(|limits| self.limits(table.name(), limits)).map(Box::new);
+        service.gate = table.value("gate").and_then(|gate| self.gate(table.name(), gate));
+        if let Some(value) = table.value("capture") {
+            service.redact = self.redact(table.name(), value);
+        }
         table.finish(&mut self.faults);
         service
+    }
+
+    fn gate(&mut self, service: &str, value: &Value<'_>) -> Option<Gate> {
+        let DeValue::Table(_) = value.get_ref() else {
+            let is = value.get_ref().type_str();
+            let what = format_args!("{service}: `gate` is a table, not a {is}");
+            self.faults.add(Some(value.span()), what);
+            return None;
+        };
+        match serde_json::Value::deserialize(value.clone().into_deserializer()) {
+            Ok(gate) => Some(Gate { value: gate, line: self.faults.line(value.span().start) }),
+            Err(error) => {
+                let at = error.span().unwrap_or_else(|| value.span());
+                self.faults.add(Some(at), format_args!("{service}: gate: {}", error.message()));
+                None
+            }
+        }
+    }
+
+    /// What is left out of captures, as texts: what they mean is for who makes captures.
+    fn redact(&mut self, service: &str, value: &Value<'_>) -> Option<Vec<String>> {
+        let DeValue::Table(capture) = value.get_ref() else {
+            let is = value.get_ref().type_str();
+            let what = format_args!("{service}: `capture` is a table, not a {is}");
+            self.faults.add(Some(value.span()), what);
+            return None;
+        };
+        let mut table = Table::new(format!("{service} capture"), capture, value.span());
+        let texts = table.texts(&mut self.faults, "redact", 0..=limits::REDACTIONS_MAX);
+        table.finish(&mut self.faults);
+        texts.map(|texts| texts.into_iter().map(|it| it.text.to_owned()).collect())
     }
 
     fn limits(&mut self, service: &str, value: &Value<'_>) -> Option<Limits> {

@@ -59,6 +59,18 @@ pub struct ServicePolicy {
     pub deploy_keys: Vec<String>,
     /// What it, each of its subjects and each of its sessions may use. `None`: its table does not say.
     pub limits: Option<Box<Limits>>,
+    /// What is left out of captures. `None`: its table does not say.
+    pub redact: Option<Vec<String>>,
+    /// What its deploys go through before anything moves, as the table has it. `None`: its table does not say.
+    pub gate: Option<Gate>,
+}
+
+/// The table `gate` of a service. What it means is for the server to say: here it is a value, and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gate {
+    pub value: serde_json::Value,
+    /// From 1.
+    pub line: usize,
 }
 
 /// Who a message is said to be from.
@@ -114,7 +126,7 @@ impl Policy {
     }
 
     /// How a service treats those who ask: its table, else that of `*`, else the defaults. A table that does not say
-    /// `deploy_keys` has those of `*`.
+    /// `deploy_keys` or `gate` has those of `*`.
     pub fn service(&self, name: &str) -> &ServicePolicy {
         self.services.get(name).unwrap_or(&self.others)
     }
@@ -124,6 +136,20 @@ impl Policy {
         let services = self.services.iter().map(|(name, service)| (name.as_str(), service));
         let all = services.chain([(REST, &self.others)]);
         all.filter_map(|(name, service)| Some((name, service.limits.as_deref()?)))
+    }
+
+    /// The tables `gate` of services, by their names.
+    pub fn gates(&self) -> impl Iterator<Item = (&str, &Gate)> {
+        let services = self.services.iter().map(|(name, service)| (name.as_str(), service));
+        let all = services.chain([(REST, &self.others)]);
+        all.filter_map(|(name, service)| Some((name, service.gate.as_ref()?)))
+    }
+
+    /// What is left out of the captures of services whose tables say it; [`REST`] is that of all others.
+    pub fn redactions(&self) -> impl Iterator<Item = (&str, &[String])> {
+        let services = self.services.iter().map(|(name, service)| (name.as_str(), service));
+        let all = services.chain([(REST, &self.others)]);
+        all.filter_map(|(name, service)| Some((name, service.redact.as_deref()?)))
     }
 
     /// Keys that sign components.

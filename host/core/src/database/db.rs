@@ -253,6 +253,16 @@ impl Db {
         self.all().any(|keyspace| keyspace.sealed_memtable_count() > 0)
     }
 
+    /// Whether memtables come faster than they are written to tables: soon the store keeps waiting whoever writes.
+    pub fn is_behind(&self) -> bool {
+        self.all().any(|keyspace| keyspace.sealed_memtable_count() >= limits::TABLES_BEHIND)
+    }
+
+    /// As [`Db::is_behind`], of the log, and as far as it may go.
+    pub fn log_is_behind(&self) -> bool {
+        self.log.inner.sealed_memtable_count() >= limits::LOG_TABLES_BEHIND
+    }
+
     /// The keyspaces whose levels are merged: all but the log.
     pub(super) fn compacted(&self) -> impl Iterator<Item = &fjall::Keyspace> {
         self.all().filter(|keyspace| keyspace.id() != LOG_ID)

@@ -1,7 +1,7 @@
 //! One effect, whatever it is.
 
 use super::{
-    Change, Dead, Expiry, GivenUp, Outcome, Outgoing, Timer,
+    Change, Dead, Expiry, Forked, GivenUp, Outcome, Outgoing, Timer,
     http::{Answer, Closed, Request, Watch},
     rows::{Name, Value as _},
 };
@@ -27,6 +27,7 @@ pub enum Effect {
     DeadAnswer(Arc<GivenUp<Answer>>),
     Closed(Closed),
     Watch(Watch),
+    Forked(Arc<Forked>),
 }
 
 impl Effect {
@@ -45,6 +46,7 @@ impl Effect {
             Self::Expiry(_) => size_of::<Expiry>(),
             Self::Closed(_) => size_of::<Closed>(),
             Self::Watch(_) => size_of::<Watch>(),
+            Self::Forked(forked) => forked.memory(),
         }
     }
 
@@ -64,6 +66,7 @@ impl Effect {
             | Self::DeadOutgoing(_)
             | Self::DeadOutcome(_)
             | Self::DeadAnswer(_)
+            | Self::Forked(_)
             | Self::Closed(_) => None,
         }
     }
@@ -84,6 +87,7 @@ impl Effect {
             Name::DeadAnswer(..) => Self::DeadAnswer(GivenUp::decode(value)?.into()),
             Name::Closed => Self::Closed(Closed::decode(value)?),
             Name::Watch => Self::Watch(Watch::decode(value)?),
+            Name::Forked => Self::Forked(Forked::decode(value)?.into()),
         })
     }
 
@@ -112,7 +116,7 @@ impl Effect {
             Self::Request(request) => &request.body,
             Self::Answer(answer) => &answer.body,
             Self::DeadAnswer(dead) => &dead.what.body,
-            Self::Expiry(_) | Self::Closed(_) | Self::Watch(_) => &NOTHING,
+            Self::Expiry(_) | Self::Closed(_) | Self::Watch(_) | Self::Forked(_) => &NOTHING,
         }
     }
 
@@ -129,7 +133,7 @@ impl Effect {
             Self::Request(request) => Arc::make_mut(request).body = Bytes::new(),
             Self::Answer(answer) => Arc::make_mut(answer).body = Bytes::new(),
             Self::DeadAnswer(dead) => Arc::make_mut(dead).what.body = Bytes::new(),
-            Self::Expiry(_) | Self::Closed(_) | Self::Watch(_) => {}
+            Self::Expiry(_) | Self::Closed(_) | Self::Watch(_) | Self::Forked(_) => {}
         }
         self
     }
@@ -152,6 +156,7 @@ impl Effect {
             Self::DeadAnswer(dead) => dead.encode(),
             Self::Closed(closed) => closed.encode(),
             Self::Watch(watch) => watch.encode(),
+            Self::Forked(forked) => forked.encode(),
         }
     }
 }

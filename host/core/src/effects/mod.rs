@@ -9,7 +9,9 @@
 mod caused;
 mod cron;
 mod effect;
+mod forked;
 pub mod http;
+pub mod lines;
 pub mod rows;
 pub mod rules;
 pub mod send;
@@ -17,13 +19,14 @@ pub mod timer;
 
 pub use caused::Caused;
 pub use effect::Effect;
+pub use forked::{Forked, Inherited};
 pub use rows::Change;
 pub use send::{Answered, GivenUp, Outcome, Outgoing, Received};
 pub use timer::{Dead, Expiry, Firing, Timer, When};
 
 use crate::{
     client::Client,
-    level::{EFFECTS_FROM, ENTERED_FROM, HTTP_FROM, IDENTITY_FROM, Level, SENDS_FROM},
+    level::{EFFECTS_FROM, ENTERED_FROM, FORKED_FROM, HTTP_FROM, IDENTITY_FROM, Level, SENDS_FROM},
     limits,
 };
 use bytes::Bytes;
@@ -49,6 +52,8 @@ pub enum Origin {
     Client(Arc<Client>),
     /// An operator. From [`ENTERED_FROM`] on, and only where what was written is small.
     Operator(Arc<Entered>),
+    /// What the session that this one was forked off has handled. From [`FORKED_FROM`] on.
+    Inherited(Box<Inherited>),
 }
 
 /// What an operator has written into a session's state, so that its history can be run past it.
@@ -88,6 +93,14 @@ fn name_problem(what: &str, name: &str, bytes_max: usize) -> Option<String> {
 }
 
 impl Origin {
+    /// What it was in the session that handled its message.
+    pub fn shown(&self) -> Option<&Self> {
+        match self {
+            Self::Inherited(inherited) => inherited.origin.as_deref(),
+            other => Some(other),
+        }
+    }
+
     /// The feature level from which on it is written.
     pub fn level(&self) -> Level {
         match self {
@@ -96,6 +109,7 @@ impl Origin {
             Self::Http(_) | Self::Part(_) | Self::Presence(_) => HTTP_FROM,
             Self::Client(_) => IDENTITY_FROM,
             Self::Operator(_) => ENTERED_FROM,
+            Self::Inherited(_) => FORKED_FROM,
         }
     }
 
@@ -103,6 +117,7 @@ impl Origin {
     pub fn client(&self) -> Option<&Arc<Client>> {
         match self {
             Self::Client(client) => Some(client),
+            Self::Inherited(inherited) => inherited.origin.as_deref().and_then(Self::client),
             Self::Timer(_)
             | Self::Session(_)
             | Self::Answer(_)
@@ -121,6 +136,7 @@ impl Origin {
             | Self::Part(_)
             | Self::Presence(_)
             | Self::Client(_)
+            | Self::Inherited(_)
             | Self::Operator(_) => 0,
             Self::Session(received) => received.hops,
             Self::Answer(answered) => answered.hops,

@@ -17,6 +17,7 @@
 //! | | `12`, id, `0`, time | an answer that was given up: [`GivenUp`] |
 //! | | `13` | the session takes no more messages: [`Closed`] |
 //! | | `14` | the handler is told of subscribers: [`Watch`] |
+//! | | `15` | the session was forked off another one: [`Forked`] |
 //! | [`DUE`] | time, session number, row above | whose it is: [`Owner`] |
 //! | [`OUTBOX`] | place, session number | whose message it is that is on its way there: [`Owner`] |
 //! | [`RECEIVED`] | slot | what has come from that slot: [`Mark`] |
@@ -26,12 +27,12 @@
 //! form, and is postcard's behind it.
 
 use super::{
-    Dead, Expiry, GivenUp, Outcome, Outgoing, Timer,
+    Dead, Expiry, Forked, GivenUp, Outcome, Outgoing, Timer,
     http::{Answer, Closed, Request, Watch},
     send::{Mark, Number, Place},
 };
 use crate::{
-    level::{EFFECTS_FROM, HTTP_FROM, Level, SENDS_FROM},
+    level::{EFFECTS_FROM, FORKED_FROM, HTTP_FROM, Level, SENDS_FROM},
     names::{SessionKey, SlotId},
     trace::Trace,
 };
@@ -65,6 +66,7 @@ const ANSWER: u8 = 11;
 const DEAD_ANSWER: u8 = 12;
 const CLOSED: u8 = 13;
 const WATCH: u8 = 14;
+const FORKED: u8 = 15;
 /// Of a row with a place.
 const PLACED_BYTES: usize = 1 + PLACE_BYTES;
 const PLACE_BYTES: usize = 2 + 8 + 8;
@@ -111,6 +113,8 @@ pub enum Name {
     DeadAnswer(String, u64),
     Closed,
     Watch,
+    /// Where the session comes from.
+    Forked,
 }
 
 /// The session that something due is of.
@@ -150,7 +154,8 @@ impl Name {
             | Self::Answer(_)
             | Self::DeadAnswer(..)
             | Self::Closed
-            | Self::Watch => None,
+            | Self::Watch
+            | Self::Forked => None,
             Self::Outgoing(place)
             | Self::Waiting(place)
             | Self::Outcome(place)
@@ -180,7 +185,8 @@ impl Name {
             | Self::Expiry
             | Self::DeadAnswer(..)
             | Self::Closed
-            | Self::Watch => false,
+            | Self::Watch
+            | Self::Forked => false,
         }
     }
 
@@ -200,7 +206,8 @@ impl Name {
             | Self::Request(_)
             | Self::Answer(_)
             | Self::Closed
-            | Self::Watch => false,
+            | Self::Watch
+            | Self::Forked => false,
         }
     }
 
@@ -220,6 +227,7 @@ impl Name {
             Self::DeadAnswer(..) => DEAD_ANSWER,
             Self::Closed => CLOSED,
             Self::Watch => WATCH,
+            Self::Forked => FORKED,
         }
     }
 
@@ -240,7 +248,7 @@ impl Name {
             | Self::Outcome(place)
             | Self::DeadOutgoing(place)
             | Self::DeadOutcome(place) => row.extend_from_slice(&place.key()),
-            Self::Expiry | Self::Closed | Self::Watch => {}
+            Self::Expiry | Self::Closed | Self::Watch | Self::Forked => {}
         }
         row.into()
     }
@@ -268,6 +276,7 @@ impl Name {
             DEAD_ANSWER => named(rest).map(|(id, time)| Self::DeadAnswer(id, time))?,
             CLOSED if rest.is_empty() => Self::Closed,
             WATCH if rest.is_empty() => Self::Watch,
+            FORKED if rest.is_empty() => Self::Forked,
             _ => return None,
         })
     }
@@ -418,6 +427,7 @@ impl Value for Request {}
 impl Value for Answer {}
 impl Value for Closed {}
 impl Value for Watch {}
+impl Value for Forked {}
 
 impl Change {
     /// A row goes that was due then, if it was at all.
@@ -435,6 +445,7 @@ impl Change {
                 HTTP_FROM
             }
             Some(OUTGOING..=EXPIRY) => SENDS_FROM,
+            Some(&FORKED) => FORKED_FROM,
             _ => HTTP_FROM,
         }
     }

@@ -21,6 +21,8 @@
 //! | `membership.rs` | discovery and membership: DNS, datagrams, probes, greetings, leaving |
 //! | `peer.rs` | links between nodes, and the cluster's secret |
 //! | `replay.rs` | histories that are run again: threads, memory, time, what a report has |
+//! | `gate.rs` | the gate: samples, time, what its report has |
+//! | `capture.rs` | messages that are kept as files: sizes, and how many |
 //! | `registry.rs` | the registry of a cluster: catalogue, placement, components |
 //! | `nats.rs` | connections to NATS servers, and those that slotd starts |
 //! | `audit.rs` | the audit log: lines, files, what is kept |
@@ -30,9 +32,11 @@
 
 mod access;
 mod audit;
+mod capture;
 mod cluster;
 mod component;
 mod effects;
+mod gate;
 mod http;
 mod log;
 mod membership;
@@ -54,9 +58,11 @@ mod store;
 
 pub use access::*;
 pub use audit::*;
+pub use capture::*;
 pub use cluster::*;
 pub use component::*;
 pub use effects::*;
+pub use gate::*;
 pub use http::*;
 pub use log::*;
 pub use membership::*;

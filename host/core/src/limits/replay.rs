@@ -56,3 +56,18 @@ pub const AUDITS_KEPT_MAX: usize = 32;
 pub const AUDIT_WAIT: Duration = Duration::from_secs(10);
 /// How often a command looks how far an audit is.
 pub const AUDIT_LOOK: Duration = Duration::from_millis(250);
+
+/// Sessions that a node shows as they were, at a time: each has a thread of its own. Of the others as many wait as
+/// [`PAST_WAITING_MAX`] says. An audit does not take their turns, as it may last for hours.
+#[must_use]
+pub fn past_threads(processors: usize) -> usize {
+    replay_threads(processors)
+}
+
+/// Those that run or wait: what comes then is refused.
+pub const PAST_WAITING_MAX: usize = 64;
+/// How long one is run. A session of a million messages takes some ten seconds, and nobody waits for longer than a
+/// request may take.
+pub const PAST_TIME: Duration = Duration::from_secs(15);
+/// Pages of a history that are read ahead of the one that is run.
+pub const PAST_PAGES_AHEAD: usize = 1;

@@ -30,3 +30,41 @@ pub const SWAP_POLL: Duration = Duration::from_millis(20);
 /// Services with series of their own in `/metrics`; each has some 20, and 25 more for each way in
 /// which its plugin is called.
 pub const METRIC_SERVICES_MAX: usize = 50;
+
+/// How long a step of a canary takes, where nobody says: long enough for a look at graphs.
+pub const CANARY_PAUSE_DEFAULT: Duration = Duration::from_secs(5 * 60);
+pub const CANARY_PAUSE_MAX: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// How many messages and queries a step waits for, where nobody says: of a fault in one of fifty, the version before having
+/// none, 500 show it nine times in ten.
+pub const CANARY_MESSAGES_DEFAULT: u64 = 500;
+pub const CANARY_MESSAGES_MIN: u64 = 20;
+pub const CANARY_MESSAGES_MAX: u64 = 1_000_000_000;
+pub const CANARY_STEPS_MAX: usize = 20;
+/// Verdicts kept in a service's record: one for each step.
+pub const CANARY_VERDICTS_MAX: usize = CANARY_STEPS_MAX + 1;
+/// Bytes of a text in such a record.
+pub const CANARY_TEXT_BYTES_MAX: usize = 512;
+/// How long a step waits for messages, after its pause, before the canary is held for somebody to decide.
+pub const CANARY_PATIENCE: Duration = Duration::from_secs(24 * 3_600);
+/// Between looks at how a canary does.
+pub const CANARY_LOOK: Duration = Duration::from_secs(1);
+/// How long a canary that goes back may look for how many sessions stay: those who fail meanwhile wait.
+pub const CANARY_LEFT_WAIT: Duration = Duration::from_secs(1);
+/// Sessions that a fault is remembered of: enough to say that it is not one alone.
+pub const CANARY_SESSIONS_NOTED: usize = 8;
+/// Of how many sessions a fault is the version's, and not the session's.
+pub const CANARY_SESSIONS_MIN: usize = 3;
+/// Chance that a good version is sent back, in one step, by one of the tests.
+pub const CANARY_ALPHA: f64 = 1e-3;
+/// How much more often something must go wrong to be of interest: of millions of messages, any difference shows.
+pub const CANARY_RATE_RATIO: f64 = 1.25;
+/// The share of its sessions that a version may refuse to take over.
+pub const CANARY_PINS_SHARE: f64 = 0.01;
+/// How much longer calls may take, and how much more memory an instance may have.
+pub const CANARY_COST_RATIO: f64 = 2.0;
+/// Calls of the canary before their time is judged: the first ones of new instances are slow.
+pub const CANARY_TIME_MESSAGES_MIN: u64 = 500;
+/// What is quicker than this is never too slow.
+pub const CANARY_TIME_FLOOR: Duration = Duration::from_micros(250);
+/// What has less memory than this never has too much.
+pub const CANARY_MEMORY_FLOOR: u64 = 16 * 1024 * 1024;

@@ -63,3 +63,6 @@ pub const SESSION_STATE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// What an operator writes is kept in the history up to so much, so that it can be run past it: of a correction all,
 /// of an import the state of a small session. It is in the state anyway, and a record has room for both.
 pub const ENTERED_BYTES_MAX: usize = 256 * 1024;
+
+/// Sessions in a line of which each was forked off the one before: what is read of the first goes through all of them.
+pub const FORK_DEPTH_MAX: u32 = 64;

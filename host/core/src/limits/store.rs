@@ -27,6 +27,18 @@ pub const ANSWER_HERE_BYTES_MAX: usize = 4 * 1024;
 pub const GROUP_COMMIT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Batches that go before larger ones where not all fit one group commit.
 pub const SMALL_BATCH_BYTES_MAX: usize = 64 * 1024;
+/// From so many bytes on, how long a commit takes says how fast the log is; and a commit takes as many at least.
+pub const LARGE_COMMIT_BYTES: usize = 256 * 1024;
+/// For so long after a small batch, commits are short: the next one would wait for them.
+pub const SMALL_BATCHES_LATELY: Duration = Duration::from_millis(100);
+/// Full memtables of a keyspace that wait to be written to tables from which on the store is behind. At four of them (fjall
+/// 3.1.13) whoever writes to it sleeps, in steps of 100 ms: also the committer, and with it all slots.
+pub const TABLES_BEHIND: usize = 2;
+/// As many of the log after which large batches wait in front of the committer.
+pub const LOG_TABLES_BEHIND: usize = 3;
+/// How often they look, and for how long they wait at most: well below [`ENGINE_TIMEOUT`](super::ENGINE_TIMEOUT).
+pub const LARGE_BATCH_LOOK: Duration = Duration::from_millis(1);
+pub const LARGE_BATCH_HELD_MAX: Duration = Duration::from_secs(2);
 /// How long a group commit waits for as many batches as the last one had, if that had several. About
 /// what a sync takes on a fast disk: at 64 connections it makes the batches of a commit a third more
 /// (`docs/benchmark.md`).
@@ -91,6 +103,11 @@ pub const RESEAL_LOOK_DONE: Duration = Duration::from_secs(20);
 pub const RESEAL_SLOTS_AT_A_TIME: usize = 2;
 /// After which time a slot that was asked to is asked again: longer than most snapshots take. Asking for nothing costs little.
 pub const RESEAL_ASK_AGAIN: Duration = Duration::from_secs(30);
+/// Subjects of a service whose sessions are counted in a slot: some 30 KiB, which each flush of the slot writes. Sessions of those that
+/// come later count as nobody's.
+pub const STORED_SUBJECTS_MAX: usize = 1_024;
+/// Subjects of all services whose sums a node has in memory, and tells others of every half minute: some 2 MB. A quarter more at times.
+pub const STORED_SUBJECTS_SUMS_MAX: usize = 16_384;
 /// How long a write of a slot waits for a count of what the slot stores, and how many rows a step of it writes at most.
 pub const STORED_COUNT_STEP_TIME: Duration = Duration::from_millis(20);
 pub const STORED_COUNT_STEP_ROWS: usize = 1_024;

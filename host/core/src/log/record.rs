@@ -8,14 +8,14 @@ mod framed;
 use crate::{
     client::Client,
     effects::{Caused, Change, Origin, send::Mark},
-    level::{EFFECTS_FROM, HTTP_FROM, Level, NEWEST, OLDEST, SENDS_FROM},
+    level::{EFFECTS_FROM, HTTP_FROM, Level, NEWEST, OLDEST, OWN_KEYS_FROM, SENDS_FROM},
     log::{LogError, Term},
     names::{ServiceName, SessionKey, SlotId},
     seal::Keyring,
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
 /// The first byte of batches that every version reads. Claims are always written so: whoever is too
 /// old for the rest of a log still reads who has it.
@@ -100,7 +100,7 @@ pub struct Write {
 pub struct Entry {
     /// From 1, without a gap, within the session.
     pub seq: u64,
-    /// The idempotency key, if the client gave one.
+    /// The idempotency key, if there is one, as it is remembered: see [`kept_key`].
     pub id: Option<String>,
     pub sender: Option<String>,
     /// Milliseconds since the Unix epoch, never less than the entry before; the guest's clock.
@@ -139,7 +139,16 @@ impl Entry {
     fn entered_bytes(&self) -> usize {
         match self.origin.as_deref() {
             Some(Origin::Operator(entered)) => entered.bytes(),
+            Some(Origin::Inherited(inherited)) => inherited.bytes(),
             _ => 0,
+        }
+    }
+
+    /// Whether it is the first that its session has itself.
+    pub fn begins(&self) -> bool {
+        match self.origin.as_deref() {
+            Some(Origin::Inherited(inherited)) => inherited.forked.first == self.seq,
+            _ => self.seq == 1,
         }
     }
 
@@ -148,32 +157,41 @@ impl Entry {
         self.origin.as_deref().and_then(Origin::client)
     }
 
-    /// The idempotency key, unless a node of the cluster made it.
+    /// The idempotency key as the client gave it, unless a node of the cluster made it.
     pub fn client_key(&self) -> Option<&str> {
-        self.id.as_deref().filter(|id| !id.starts_with(INTERNAL_KEY))
+        self.sent_key().filter(|id| !id.starts_with(INTERNAL_KEY))
     }
 
-    /// What its idempotency key is remembered by.
-    pub fn used_key(&self) -> Option<Cow<'_, str>> {
+    /// The idempotency key that the message came with.
+    pub fn sent_key(&self) -> Option<&str> {
         let id = self.id.as_deref()?;
-        Some(used_key(id, self.client().map(|client| &**client)))
+        let own = id.strip_prefix(CLIENT_KEY).and_then(|id| id.get(SCOPE_DIGITS..));
+        Some(own.unwrap_or(id))
     }
 }
 
-/// What an idempotency key is remembered by: each client who was shown to be somebody has keys of its own, so that nobody
-/// can use up another's.
-pub fn used_key<'a>(id: &'a str, client: Option<&Client>) -> Cow<'a, str> {
-    match client {
-        None => id.into(),
-        Some(client) => format!("{CLIENT_KEY}{:032x}{id}", client.scope()).into(),
+/// What an idempotency key becomes with its message, and is remembered by, at a feature level. From [`OWN_KEYS_FROM`] on each client
+/// who was shown to be somebody has keys of its own, so that nobody can use up another's. What is kept says it itself: so
+/// whoever folds a log remembers the same, whatever the level is by then.
+pub fn kept_key(id: String, client: Option<&Client>, level: Level) -> String {
+    match client.filter(|_| level >= OWN_KEYS_FROM) {
+        Some(client) => own_key(&id, client).unwrap_or(id),
+        None => id,
     }
+}
+
+/// An idempotency key as it is remembered for one client; `None` for one that a node has made: nobody else has it.
+pub fn own_key(id: &str, client: &Client) -> Option<String> {
+    (!id.starts_with(INTERNAL_KEY))
+        .then(|| format!("{CLIENT_KEY}{:0SCOPE_DIGITS$x}{id}", client.scope()))
 }
 
 /// What an idempotency key begins with that a node gave to a message of its own accord. No client
 /// can send it, and neither clients nor plugins are shown one.
 pub const INTERNAL_KEY: char = '\u{1}';
-/// What a key begins with that is remembered for one client. No client can send it.
+/// What a key begins with that is remembered for one client: this, and [`Client::scope`]. No client can send it, nor is shown it.
 const CLIENT_KEY: char = '\u{2}';
+const SCOPE_DIGITS: usize = 32;
 
 /// An event that a handler emitted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -275,9 +293,12 @@ impl Record {
         let of = |changes: &[Change]| changes.iter().map(Change::level).max().unwrap_or(OLDEST);
         match self {
             Self::Message(message) => {
-                let origin = message.entry.origin.as_ref().map_or(OLDEST, |origin| origin.level());
-                let caused = if message.entry.caused.is_empty() { OLDEST } else { HTTP_FROM };
-                origin.max(of(&message.effects)).max(caused)
+                let Entry { id, origin, caused, .. } = &*message.entry;
+                let is_own = id.as_ref().is_some_and(|id| id.starts_with(CLIENT_KEY));
+                let id = if is_own { OWN_KEYS_FROM } else { OLDEST };
+                let origin = origin.as_ref().map_or(OLDEST, |origin| origin.level());
+                let caused = if caused.is_empty() { OLDEST } else { HTTP_FROM };
+                origin.max(of(&message.effects)).max(caused).max(id)
             }
             Self::Delete(delete) => of(&delete.effects),
             Self::Effects(effects) => of(&effects.changes).max(EFFECTS_FROM),

@@ -2,6 +2,7 @@
 
 use crate::{
     buffers::{self, Charge, Held, Kind},
+    effects::Forked,
     error::Error,
     limits,
     log::record::Entry,
@@ -66,6 +67,10 @@ pub struct History {
     pub incarnation: Option<Incarnation>,
     /// The slot remembers an earlier session of that name.
     pub made_again: bool,
+    /// Where the session comes from, if it was forked off another one: that has the entries before its first one.
+    pub forked: Option<Arc<Forked>>,
+    /// The first entry that there is, if those before have gone with the session that had them. Not between nodes.
+    pub begins: Option<u64>,
     /// Memory of the page, until it has become an answer.
     pub held: Held,
 }
@@ -93,6 +98,8 @@ pub struct SessionInfo {
     pub made_again: bool,
     /// It takes no more messages; not in listings.
     pub closed: bool,
+    /// Where it comes from, if it was forked off another one; not in listings.
+    pub forked: Option<Arc<Forked>>,
 }
 
 impl SessionInfo {

@@ -55,13 +55,14 @@ impl Answered for SessionInfo {
 
     fn encode(self) -> Result<Parts, Error> {
         let (made_again, closed) = (self.made_again, self.closed);
-        let beside = Beside { made_again, closed, ..Beside::of(self.incarnation) };
+        let forked = self.forked.clone();
+        let beside = Beside { made_again, closed, forked, ..Beside::of(self.incarnation) };
         parts_and(Self::TAG, &(), &beside, in_body(&Session::from(self))?)
     }
     fn decode(fields: &[u8], body: Bytes) -> Result<Self, String> {
         let ((), beside) = fields_and(fields)?;
         let (incarnation, made_again) = (beside.incarnation(), beside.made_again);
-        let closed = beside.closed;
-        Ok(Self { incarnation, made_again, closed, ..value::<Session>(&body)?.into() })
+        let (closed, forked) = (beside.closed, beside.forked);
+        Ok(Self { incarnation, made_again, closed, forked, ..value::<Session>(&body)?.into() })
     }
 }

@@ -76,14 +76,15 @@ impl Answered for History {
     const TAG: u32 = 2;
 
     fn encode(self) -> Result<Parts, Error> {
-        let Self { slot, entries, last_seq, incarnation, made_again, held: _held } = self;
-        let beside = Beside { made_again, ..Beside::of(incarnation) };
+        let Self { slot, entries, last_seq, incarnation, made_again, forked, .. } = self;
+        let beside = Beside { made_again, forked, ..Beside::of(incarnation) };
         parts_and(Self::TAG, &(slot, last_seq), &beside, in_body(&entries)?)
     }
     fn decode(fields: &[u8], body: Bytes) -> Result<Self, String> {
         let ((slot, last_seq), beside) = fields_and(fields)?;
         let (incarnation, made_again) = (beside.incarnation(), beside.made_again);
         let (entries, held) = (value(&body)?, Held::default());
-        Ok(Self { slot, entries, last_seq, incarnation, made_again, held })
+        let (forked, begins) = (beside.forked, None);
+        Ok(Self { slot, entries, last_seq, incarnation, made_again, forked, begins, held })
     }
 }

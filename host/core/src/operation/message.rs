@@ -12,7 +12,7 @@ use crate::{
     names::{ServiceName, SessionKey, SlotId},
 };
 use bytes::Bytes;
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 #[derive(Clone, Debug)]
 pub struct Message {
@@ -20,11 +20,13 @@ pub struct Message {
     pub message: Incoming,
     /// Of its service's work on this node, from when it is let through.
     pub admitted: Admitted,
+    /// When it came to its slot's node.
+    pub came: Instant,
 }
 
 impl Message {
     pub fn new(key: SessionKey, message: Incoming) -> Self {
-        Self { key, message, admitted: Admitted::default() }
+        Self { key, message, admitted: Admitted::default(), came: crate::clock::now() }
     }
 }
 

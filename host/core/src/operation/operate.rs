@@ -78,8 +78,9 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::{
-        effects::Firing,
-        operator::{Import, Imported},
+        effects::{Entered, Firing, Forked, Inherited},
+        log::record::Pin,
+        operator::{Fork, Import, Imported},
     };
 
     fn message(origin: Option<Origin>) -> Imported {
@@ -127,5 +128,29 @@ mod tests {
         let Action::Import(import) = read.operation.action else { panic!("not an import") };
         let origins: Vec<_> = import.history.into_iter().map(|it| it.origin).collect();
         assert_eq!(origins, [None, Some(Box::new(origin))]);
+    }
+
+    /// The slot of the new session is mostly another node's.
+    #[test]
+    fn a_fork_goes_between_nodes_as_it_is() {
+        let key = SessionKey::parse("chat", "room").unwrap();
+        let from = key.session.clone();
+        let forked = Forked { root: from.clone(), from, of: 1, at: 7, first: 7, depth: 1 };
+        let state = Some(Entered { writes: vec![("k".into(), Some("v".into()))] });
+        let inherited = Inherited { origin: None, forked: forked.clone().into(), state };
+        let mut entry = message(None).entry(7);
+        entry.origin = Some(Box::new(Origin::Inherited(inherited.into())));
+        let pinned = Some(Pin { against: 2, reason: "so".into() });
+        let values = vec![("k".into(), "v".into())];
+        let history = vec![entry];
+        let fork = Fork { forked, created_ms: 1, deployment: 1, pinned, after: 0, history, values };
+        let action = Action::Fork(fork.clone().into());
+        let operation = operator::Operation::new(None, String::new(), None, action);
+        let sent = Operate { key, operation }.encode().unwrap();
+        let (tag, fields) = super::super::wire::split(&sent.head).unwrap();
+        let read = Operate::decode(tag, fields, sent.body).unwrap();
+        let Action::Fork(read) = read.operation.action else { panic!("not a fork") };
+        assert_eq!((read.history, read.values), (fork.history, fork.values));
+        assert_eq!((read.forked, read.pinned), (fork.forked, fork.pinned));
     }
 }

@@ -6,6 +6,7 @@
 //! data follows the fields, as [`Beside`]: a version that does not know it stops reading before it.
 
 use crate::{
+    effects::Forked,
     error::Error,
     limits,
     log::record::Event,
@@ -51,6 +52,8 @@ pub struct Beside {
     pub closed: bool,
     /// What a handler has used, in nanoseconds. Left out where it is nothing, as above.
     pub guest_time_ns: u64,
+    /// Of a session that was forked off another one. Left out where it was not, as above.
+    pub forked: Option<Arc<Forked>>,
 }
 
 impl Beside {
@@ -71,8 +74,9 @@ impl Beside {
     fn decode(bytes: &[u8]) -> Result<Self, String> {
         let ((incarnation, made_again), rest) = take(bytes)?;
         let (closed, rest) = if rest.is_empty() { (false, rest) } else { take(rest)? };
-        let guest_time_ns = if rest.is_empty() { 0 } else { value(rest)? };
-        Ok(Self { incarnation, made_again, closed, guest_time_ns })
+        let (guest_time_ns, rest) = if rest.is_empty() { (0, rest) } else { take(rest)? };
+        let forked = if rest.is_empty() { None } else { Some(value(rest)?) };
+        Ok(Self { incarnation, made_again, closed, guest_time_ns, forked })
     }
 }
 
@@ -113,12 +117,13 @@ pub fn parts_and(
     beside: &Beside,
     body: Bytes,
 ) -> Result<Parts, Error> {
-    let Beside { incarnation, made_again, closed, guest_time_ns } = beside;
+    let Beside { incarnation, made_again, closed, guest_time_ns, forked } = beside;
     let fields = (tag, fields, incarnation, made_again);
     let start = vec![WIRE_FORMAT];
-    let head = match (closed, guest_time_ns) {
-        (false, 0) => bytes(start, &fields)?,
-        (true, 0) => bytes(start, &(fields, closed))?,
+    let head = match (closed, guest_time_ns, forked) {
+        (_, _, Some(forked)) => bytes(start, &(fields, closed, guest_time_ns, forked))?,
+        (false, 0, None) => bytes(start, &fields)?,
+        (true, 0, None) => bytes(start, &(fields, closed))?,
         _ => bytes(start, &(fields, closed, guest_time_ns))?,
     };
     Ok(Parts { head, body })
@@ -224,6 +229,7 @@ impl From<Session> for SessionInfo {
             incarnation: None,
             made_again: false,
             closed: false,
+            forked: None,
         }
     }
 }

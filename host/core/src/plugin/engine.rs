@@ -5,8 +5,21 @@ use crate::limits;
 use std::{hash::Hasher, sync::LazyLock, thread};
 use wasmtime::{Config, Engine, Strategy, WasmFeatures, component::Linker};
 
+/// Whether an engine counts what its guests compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Metering {
+    #[default]
+    None,
+    /// In fuel, about one for each instruction: the same on every machine. It costs time, so no message is handled with it.
+    Fuel,
+}
+
+impl Metering {
+    pub(super) const ALL: [Self; 2] = [Self::None, Self::Fuel];
+}
+
 /// Every engine of slotd, and the checks that need no engine, are configured by this.
-pub(super) fn config() -> Config {
+pub(super) fn config(metering: Metering) -> Config {
     let mut config = Config::new();
     config.strategy(Strategy::Cranelift);
     // Calls are plain calls: the concurrency of the component model costs 2-4x per call.
@@ -16,6 +29,7 @@ pub(super) fn config() -> Config {
     config.relaxed_simd_deterministic(true);
     // A running guest is interrupted each epoch: it yields, or passed its deadline.
     config.epoch_interruption(true);
+    config.consume_fuel(metering == Metering::Fuel);
     config.max_wasm_stack(limits::GUEST_STACK_BYTES);
     config.async_stack_size(limits::GUEST_STACK_BYTES + limits::GUEST_HOST_STACK_BYTES);
     // Instances are allocated on demand: slots times services has no bound worth a fixed pool,
@@ -25,12 +39,12 @@ pub(super) fn config() -> Config {
 }
 
 /// A new engine with its ticker, which ends when the last handle of the engine is dropped.
-pub(super) fn new() -> Result<Engine, PluginError> {
+pub(super) fn new(metering: Metering) -> Result<Engine, PluginError> {
     // Each trap of a guest would otherwise walk the host's stack when RUST_BACKTRACE is set, and name
     // its frames for seconds. The guest's own frames come another way.
     wasmtime::error::disable_backtrace();
     let failed = |e: &dyn std::fmt::Display| PluginError::Failed(format!("the engine: {e}"));
-    let engine = Engine::new(&config()).map_err(|e| failed(&format_args!("{e:#}")))?;
+    let engine = Engine::new(&config(metering)).map_err(|e| failed(&format_args!("{e:#}")))?;
     let weak = engine.weak();
     let ticks = move || {
         while let Some(engine) = weak.upgrade() {
@@ -49,7 +63,8 @@ pub(super) fn new() -> Result<Engine, PluginError> {
 pub(super) fn features() -> WasmFeatures {
     static FEATURES: LazyLock<WasmFeatures> = LazyLock::new(|| {
         // Only a machine that can't run guests at all has no engine.
-        Engine::new(&config()).map_or_else(|_| WasmFeatures::default(), |e| e.get_wasm_features())
+        Engine::new(&config(Metering::None))
+            .map_or_else(|_| WasmFeatures::default(), |e| e.get_wasm_features())
     });
     *FEATURES
 }
@@ -87,7 +102,7 @@ mod tests {
     /// Without it the ticker threads of dropped hosts would pile up and keep their engines.
     #[test]
     fn the_ticker_does_not_keep_its_engine() {
-        let engine = new().unwrap();
+        let engine = new(Metering::None).unwrap();
         let weak = engine.weak();
         drop(engine);
         // The ticker holds a handle for an instant each epoch.
@@ -99,8 +114,10 @@ mod tests {
     /// Were the key of the compiled cache unstable, every start would compile every plugin.
     #[test]
     fn equal_engines_have_equal_keys() {
-        assert_eq!(compatibility(&new().unwrap()), compatibility(&new().unwrap()));
+        let of = |metering| compatibility(&new(metering).unwrap());
+        assert_eq!(of(Metering::None), of(Metering::None));
+        assert_ne!(of(Metering::None), of(Metering::Fuel), "code that counts is other code");
         let other = Engine::new(Config::new().strategy(Strategy::Cranelift)).unwrap();
-        assert_ne!(compatibility(&new().unwrap()), compatibility(&other));
+        assert_ne!(of(Metering::None), compatibility(&other));
     }
 }

@@ -6,7 +6,7 @@ use super::{
     bindings::HandlerPre,
     check,
     compile::{Compiler, For, Report, Task},
-    engine,
+    engine::{self, Metering},
     guest_log::PluginLog,
     instance::HostState,
     store::{Artifact, Disk},
@@ -29,6 +29,9 @@ use wasmtime::{
     component::{Component, Linker},
 };
 
+/// The folder of what is compiled to be counted.
+const METERED: &str = "metered";
+
 /// A plugin for as long as someone uses it; its lock is held while it is being made.
 type Cell = tokio::sync::Mutex<Weak<Plugin>>;
 
@@ -48,6 +51,9 @@ pub(super) struct Inner {
     room: Arc<Semaphore>,
     failures: Failures,
     loading: Mutex<HashMap<Digest, Instant>>,
+    metering: Metering,
+    /// One beside this one that counts, for as long as someone uses it.
+    metered: Mutex<Weak<Inner>>,
 }
 
 /// A component is being loaded, or added, for as long as this is there.
@@ -138,6 +144,32 @@ fn stopped(error: &tokio::task::JoinError) -> String {
 
 impl Inner {
     pub(super) fn new(options: PluginOptions) -> Result<Self, PluginError> {
+        Self::with(options, Metering::None)
+    }
+
+    /// One beside this one, with a folder and a budget of its own, whose calls are counted.
+    pub(super) fn metered(&self) -> Result<Arc<Self>, PluginError> {
+        let mut metered = self.metered.lock();
+        if let Some(known) = metered.upgrade() {
+            return Ok(known);
+        }
+        let of = &*self.options;
+        let total = of.memory_bytes.saturating_mul(limits::METERED_INSTANCES_MAX);
+        let options = PluginOptions {
+            dir: of.dir.join(METERED),
+            memory_total_bytes: of.memory_total_bytes.min(total),
+            // Counting takes time.
+            deadline: (of.deadline * 2).min(limits::GUEST_DEADLINE_MAX),
+            long_threads: 1,
+            source: None,
+            ..of.clone()
+        };
+        let made = Arc::new(Self::with(options, Metering::Fuel)?);
+        *metered = Arc::downgrade(&made);
+        Ok(made)
+    }
+
+    fn with(options: PluginOptions, metering: Metering) -> Result<Self, PluginError> {
         if options.deadline.is_zero() || options.deadline > limits::GUEST_DEADLINE_MAX {
             return Err(PluginError::Failed(format!(
                 "a guest's deadline is more than nothing and {:?} at most, not {:?}",
@@ -145,7 +177,7 @@ impl Inner {
                 options.deadline
             )));
         }
-        let engine = engine::new()?;
+        let engine = engine::new(metering)?;
         let linker = engine::linker(&engine)
             .map_err(|e| PluginError::Failed(format!("the host's functions: {e:#}")))?;
         let compatibility = engine::compatibility(&engine);
@@ -169,6 +201,8 @@ impl Inner {
             room: Arc::new(Semaphore::new(limits::DEPLOYS_BYTES_MAX / 1024)),
             failures: Failures::default(),
             loading: Mutex::default(),
+            metering,
+            metered: Mutex::default(),
         })
     }
 
@@ -388,6 +422,7 @@ impl Inner {
             budget: Arc::clone(&self.budget),
             code_bytes: code.end.addr() - code.start.addr(),
             log: Arc::new(PluginLog::new(digest)),
+            is_metered: self.metering == Metering::Fuel,
         }))
     }
 

@@ -109,10 +109,14 @@ pub(super) struct Inner {
     deadline: Duration,
     /// What its calls log is not written.
     pub(super) muted: bool,
+    is_metered: bool,
     /// A call began and did not end well, or its future was dropped: the guest's memory is in an
     /// unknown state.
     spent: bool,
 }
+
+/// Of a call that is counted: no call gets to its end, as its deadline is before.
+const FUEL: u64 = 1 << 62;
 
 /// Makes an instance, within the deadline of a call. Waits up to `timeout` for memory, and in its
 /// calls for as long as calls may.
@@ -147,6 +151,10 @@ pub(super) async fn instantiate(
     store.set_hostcall_fuel(limits::HOST_CALL_BYTES_MAX);
     store.set_max_component_handles(limits::GUEST_HANDLES_MAX);
     store.set_epoch_deadline(1);
+    if plugin.is_metered {
+        // It never fails where fuel is counted.
+        let _ = store.set_fuel(FUEL);
+    }
     store.epoch_deadline_callback(|mut store| {
         let host = store.data_mut();
         let waited = host.limiter.take_waited();
@@ -162,7 +170,8 @@ pub(super) async fn instantiate(
             metrics().instantiations.increment(1);
             metrics().instantiate_seconds.record(started.elapsed());
             let (deadline, muted) = (options.deadline, false);
-            let inner = Inner { store, handler, deadline, muted, spent: false };
+            let is_metered = plugin.is_metered;
+            let inner = Inner { store, handler, deadline, muted, is_metered, spent: false };
             return Ok(Instance { inner: Box::new(inner) });
         }
         Some(Err(error)) => store.data_mut().failure_of(&error, options.deadline),
@@ -245,6 +254,9 @@ impl Inner {
             failure: None,
         }));
         self.store.set_epoch_deadline(1);
+        if self.is_metered {
+            let _ = self.store.set_fuel(FUEL);
+        }
     }
 
     /// Calls the guest and checks what it answered. `None`: the deadline passed while the guest
@@ -262,10 +274,14 @@ impl Inner {
         match input {
             Input::Handle { message: incoming, origin } => {
                 let origin = match origin.as_deref() {
-                    // No guest is called for a part, nor for what an operator does.
-                    None | Some(Origin::Client(_) | Origin::Part(_) | Origin::Operator(_)) => {
-                        GuestOrigin::Client(incoming.sender.as_deref())
-                    }
+                    // No guest is called for a part, for what an operator does, or for what another session handled.
+                    None
+                    | Some(
+                        Origin::Client(_)
+                        | Origin::Part(_)
+                        | Origin::Operator(_)
+                        | Origin::Inherited(_),
+                    ) => GuestOrigin::Client(incoming.sender.as_deref()),
                     Some(Origin::Timer(firing)) => GuestOrigin::Timer(&firing.name),
                     Some(Origin::Session(_) | Origin::Answer(_) | Origin::Presence(_)) => {
                         GuestOrigin::Session(from)
@@ -319,6 +335,10 @@ impl Inner {
             Some(Err(error)) => Err(self.store.data_mut().failure_of(&error, self.deadline)),
             None => Err(Failure::Deadline(self.deadline)),
         };
+        let fuel = match self.is_metered {
+            true => self.store.get_fuel().map_or(0, |left| FUEL.saturating_sub(left)),
+            false => 0,
+        };
         let host = self.store.data_mut();
         host.flush_stdio();
         let Some(current) = host.current.take() else {
@@ -335,6 +355,7 @@ impl Inner {
             result,
             host_calls: current.host_calls,
             used_state: current.used_state,
+            fuel,
             elapsed: Some(started.elapsed()),
         }
     }
@@ -548,6 +569,7 @@ fn session_of(input: &Input, own: &SessionKey) -> String {
         | Origin::Http(_)
         | Origin::Part(_)
         | Origin::Client(_)
+        | Origin::Inherited(_)
         | Origin::Operator(_) => String::new(),
     }
 }

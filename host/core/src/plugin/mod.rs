@@ -45,7 +45,7 @@ use crate::{
     error::{Rejection, StateError},
     log::record::Event,
     message::{Client, Incoming},
-    names::SessionKey,
+    names::{SessionId, SessionKey},
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -105,6 +105,10 @@ pub trait State: Any + Send {
     fn open_requests(&mut self) -> Result<Vec<String>, StateFault>;
     /// The session takes no more messages.
     fn close(&mut self, closed: http::Closed) -> Result<(), StateFault>;
+    /// The session whose name random bytes are made of, if not its own.
+    fn seed(&self) -> Option<&SessionId> {
+        None
+    }
     /// The handler is told of the session's subscribers; `None`: no more.
     fn watch(&mut self, watch: Option<http::Watch>) -> Result<(), StateFault>;
 }
@@ -179,6 +183,8 @@ pub struct Outcome {
     pub host_calls: u32,
     /// Whether the guest read or wrote the state.
     pub used_state: bool,
+    /// What it has computed, about one for each instruction; 0 where that is not counted.
+    pub fuel: u64,
     /// From the call's begin to its end, with the times that it let others run; `None`: nothing was
     /// called.
     pub elapsed: Option<Duration>,
@@ -194,6 +200,7 @@ impl Outcome {
             ephemeral: Vec::new(),
             host_calls: 0,
             used_state: false,
+            fuel: 0,
             elapsed: None,
         }
     }
@@ -422,6 +429,8 @@ pub struct Plugin {
     /// Of its compiled code, which all of its instances share.
     code_bytes: usize,
     log: Arc<guest_log::PluginLog>,
+    /// What its calls compute is counted.
+    is_metered: bool,
 }
 
 /// What must stay of what is stored; see [`PluginHost::remove_unneeded`].
@@ -546,6 +555,14 @@ impl PluginHost {
         let future = guests.clone().try_one(Arc::clone(&signal));
         self.inner.offload.run_own(&signal, Some(&guests.service), future).await
     }
+    /// A host beside this one that counts what calls compute, with a folder and a budget of its own. It has no
+    /// components until they are added. It is the same one for as long as somebody has it.
+    ///
+    /// # Errors
+    /// As [`PluginHost::new`].
+    pub fn metered(&self) -> Result<Self, PluginError> {
+        Ok(Self { inner: self.inner.metered()? })
+    }
     /// Running time that a call may have.
     pub fn deadline(&self) -> Duration {
         self.inner.deadline()
@@ -602,6 +619,18 @@ impl Plugin {
             }
         }
         effects
+    }
+    /// The names of what it imports.
+    pub fn imports(&self) -> BTreeSet<String> {
+        let pre = self.pre.instance_pre();
+        let component = pre.component().component_type();
+        component.imports(pre.engine()).map(|(name, _)| name.to_owned()).collect()
+    }
+    /// The names of what it exports.
+    pub fn exports(&self) -> BTreeSet<String> {
+        let pre = self.pre.instance_pre();
+        let component = pre.component().component_type();
+        component.exports(pre.engine()).map(|(name, _)| name.to_owned()).collect()
     }
     /// Bytes of its compiled code: once in memory, however many instances there are.
     pub fn code_bytes(&self) -> usize {

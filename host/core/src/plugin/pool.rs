@@ -166,12 +166,12 @@ impl Pool {
         self.place(self.apart(service, deployment, label, plugin))
     }
 
-    /// `current` is what the service runs from now on: idle instances of its other deployments go,
+    /// `current` are what the service runs from now on: idle instances of its other deployments go,
     /// and what pinned sessions make of them does not stay for long.
-    pub fn supersede(&self, service: &ServiceName, current: DeploymentId) {
+    pub fn supersede(&self, service: &ServiceName, current: &[DeploymentId]) {
         let mut dropped = Vec::new();
         for guests in self.services.read().get(service).into_iter().flat_map(BTreeMap::values) {
-            let superseded = guests.deployment != current;
+            let superseded = !current.contains(&guests.deployment);
             guests.superseded.store(superseded, Ordering::Relaxed);
             if superseded {
                 dropped.append(&mut guests.idle.lock());
@@ -264,6 +264,12 @@ impl Pool {
 impl Guests {
     pub fn plugin(&self) -> &Arc<Plugin> {
         &self.plugin
+    }
+
+    /// Bytes of the largest instance that no call uses.
+    pub fn largest(&self) -> u64 {
+        let idle = self.idle.lock();
+        idle.iter().map(|one| one.instance.counted_bytes() as u64).max().unwrap_or_default()
     }
 
     /// Instances that no call uses.
@@ -479,7 +485,7 @@ mod tests {
         fixture.count("ann").await;
         let next = Fixture::deployment(&fixture.host, "s", 2).await;
         next.clone().try_one(Arc::default()).await.unwrap();
-        pool.supersede(&service("s"), 2);
+        pool.supersede(&service("s"), &[2]);
         assert_eq!((fixture.guests.idle(), next.idle()), (0, 1));
         let Fixture { host, guests, .. } = &fixture;
         assert!(host.pool().get(&service("s"), 1).is_some_and(|known| Arc::ptr_eq(&known, guests)));

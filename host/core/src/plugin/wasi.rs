@@ -176,7 +176,8 @@ impl Random {
         // Names can't contain a zero byte, so that no two calls have one seed.
         hash.update(current.session.service.as_str());
         hash.update([0]);
-        hash.update(current.session.session.as_str());
+        let session = current.state.seed().unwrap_or(&current.session.session);
+        hash.update(session.as_str());
         hash.update([0, current.mode as u8]);
         hash.update(current.seq.to_le_bytes());
         Self { seed: hash.finalize().into(), counter: 0, block: [0; 32], used: 32 }

@@ -6,6 +6,7 @@
 //! - `node.<name>`: what each node can read, for the feature level in the settings (`readers`);
 //! - `service.<name>`: a [`Service`] of the catalogue, changed by compare-and-swap, so that of two
 //!   concurrent deploys one wins and the other gets an error;
+//! - `gate.<service>`: the last deploy of a service that went through the gate, or is on its way (`gates`);
 //! - `placement`: slots that were drained from a node;
 //! - `tokens`: the named tokens, whose form is the server's (`slotd-access`): here it is a JSON value;
 //! - `sealed`: which keys the slots' logs and snapshots may be sealed with, if any, and how far all of it is sealed with
@@ -17,6 +18,7 @@
 
 mod bucket;
 mod components;
+mod gates;
 mod readers;
 mod sealing;
 #[cfg(test)]
@@ -25,6 +27,7 @@ mod tokens;
 mod watch;
 
 pub use components::Components;
+pub use gates::{GatePut, KeptGate};
 pub use readers::{Reader, too_old};
 pub use sealing::{Sealing, SealingNode};
 pub use tokens::TokensValue;
@@ -100,12 +103,16 @@ struct Shared {
     revisions: Mutex<HashMap<String, u64>>,
     placement: signal::Sender<Arc<Placement>>,
     tokens: signal::Sender<TokensValue>,
+    gates: signal::Sender<Gates>,
     level: Arc<FeatureLevel>,
     /// What the nodes can read, by their keys.
     readers: Mutex<HashMap<String, readers::Record>>,
     /// Counts changes of the catalogue.
     changed: signal::Sender<u64>,
 }
+
+/// The last gate of each service.
+pub type Gates = BTreeMap<ServiceName, KeptGate>;
 
 /// Reports services that changed. See [`Registry::changes`].
 pub struct Changes {
@@ -150,6 +157,8 @@ impl Shared {
             self.learn_settings(value)
         } else if key.starts_with(readers::NODE) {
             self.learn_reader(key, revision, value)
+        } else if let Some(name) = key.strip_prefix(gates::GATE) {
+            self.learn_gate(name, revision, value)
         } else {
             // Of a later version.
             Ok(())
@@ -195,6 +204,7 @@ impl Registry {
             revisions: Mutex::default(),
             placement: signal::Sender::new(Arc::default()),
             tokens: signal::Sender::new(None),
+            gates: signal::Sender::new(Gates::new()),
             level: Arc::new(FeatureLevel::new(settings.level)),
             readers: Mutex::default(),
             changed: signal::Sender::new(0),

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::{plugin::Digest, testing::nats::Server};
+use crate::{gate::GateRecord, plugin::Digest, testing::nats::Server};
 use bytes::Bytes;
 
 fn settings() -> Settings {
@@ -337,4 +337,37 @@ async fn components_are_verified_and_made_good() {
     assert_eq!(a.components().sweep(suspects).await.len(), 0);
     assert_eq!(a.components().orphans().await.unwrap(), [""; 0]);
     assert_eq!(b.components().get(digest).await.unwrap(), Some(bytes));
+}
+
+/// Two nodes that both went on with a gate would each switch the service in the end; and a node that does not hear of it
+/// could not go on with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_nodes_that_take_a_gate_over_one_has_it() {
+    let server = Server::start().await;
+    let (a, _) = node(&server, "gates").await;
+    let (b, _) = node(&server, "gates").await;
+    let record = crate::gate::record::tests::record();
+    let put = a.put_gate(&record, 0).await.unwrap();
+    let GatePut::Won(kept) = put else { panic!("somebody else has it") };
+    let mut seen = b.watch_gates();
+    let known = seen.wait_for(|gates| gates.contains_key(&record.service));
+    tokio::time::timeout(std::time::Duration::from_secs(20), known).await.unwrap().unwrap();
+    assert_eq!(*b.gate(&record.service).unwrap().record, record);
+    let by = |name: &str| GateRecord { driver: name.into(), beat: 2, ..record.clone() };
+    let (of_a, of_b) = (by("a"), by("b"));
+    let revision = kept.revision;
+    let both = tokio::join!(a.put_gate(&of_a, revision), b.put_gate(&of_b, revision));
+    let (won, lost) = match (both.0.unwrap(), both.1.unwrap()) {
+        (GatePut::Won(won), GatePut::Lost(lost)) | (GatePut::Lost(lost), GatePut::Won(won)) => {
+            (won, lost.unwrap())
+        }
+        _ => panic!("both have it, or none"),
+    };
+    assert_eq!((won.revision, &won.record), (lost.revision, &lost.record));
+    // What is deployed is kept, a few of them.
+    for id in ["1", "2", "2"] {
+        a.keep_gate_report(&GateRecord { id: id.into(), ..record.clone() }).await.unwrap();
+    }
+    let reports = b.gate_reports(&record.service).await.unwrap();
+    assert_eq!(reports.iter().map(|of| of.id.as_str()).collect::<Vec<_>>(), ["1", "2"]);
 }

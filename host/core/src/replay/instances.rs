@@ -24,12 +24,20 @@ pub struct Version {
 pub struct Instances {
     isolation: Isolation,
     idle: Vec<(Digest, Instance)>,
+    /// What they log is logged: nobody has heard it before.
+    is_heard: bool,
 }
 
 impl Instances {
     /// [`Isolation::Shared`]: one of a version is used for all calls. [`Isolation::Call`]: each has a new one.
     pub fn new(isolation: Isolation) -> Self {
-        Self { isolation, idle: Vec::new() }
+        Self { isolation, idle: Vec::new(), is_heard: false }
+    }
+
+    /// Has what they log be logged, as it was when the messages were handled.
+    #[must_use]
+    pub fn heard(self) -> Self {
+        Self { is_heard: true, ..self }
     }
 
     pub(super) async fn take(&mut self, version: &Version) -> Result<Instance, PluginError> {
@@ -38,7 +46,15 @@ impl Instances {
             return Ok(self.idle.remove(at).1);
         }
         let timeout = limits::INSTANCE_MEMORY_TIMEOUT;
-        Ok(version.plugin.instantiate(Account::default(), timeout).await?.muted())
+        let instance = version.plugin.instantiate(Account::default(), timeout).await?;
+        Ok(if self.is_heard { instance } else { instance.muted() })
+    }
+
+    /// Bytes of linear memory that the instances of a version have.
+    pub fn memory_bytes(&self, version: &Version) -> usize {
+        let digest = version.plugin.digest();
+        let own = self.idle.iter().filter(|(of, _)| *of == digest);
+        own.map(|(_, instance)| instance.memory_bytes()).max().unwrap_or(0)
     }
 
     pub(super) fn keep(&mut self, version: &Version, instance: Instance) {

@@ -8,10 +8,14 @@
 //!   came out, an [`Outcome`]; which version that is, is for the caller to say.
 //! - A replay begins at nothing, or at a [`Base`]: a state at a place of a history.
 //! - [`Instances`] are those of one thread. Whether they are used again shows whether a component keeps something.
-//! - [`Seen`] is what can be compared, of an entry or of an outcome.
+//! - [`Replay::query`] asks the session as it is there, and [`Replay::place`] describes it.
+//! - [`Seen`] is what can be compared, of an entry or of an outcome; [`compare`] says in what the outcomes of two versions
+//!   differ, as the [gate](crate::gate) groups it.
 //!
 //! It plans nothing and starts nothing: who runs it chooses sessions, reads their history, and keeps to a budget.
 
+mod ask;
+pub mod compare;
 mod instances;
 mod nothing;
 mod outcome;
@@ -19,6 +23,8 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+pub use ask::{Place, Question};
 pub use instances::{Instances, Version};
-pub use outcome::{Difference, Outcome, Replied, Seen, What, differences};
-pub use session::{Base, Handled, Replay, Runs, Step, Unable};
+pub use outcome::{Difference, Outcome, Replied, Seen, What, differences, shown};
+pub(crate) use outcome::{of_bytes, of_text};
+pub use session::{Base, Handled, Refused, Replay, Runs, Step, Unable};

@@ -5,7 +5,9 @@ use crate::{
     log::record::{DeploymentId, Entry, Head},
     names::{ServiceName, SessionId, SessionKey, SlotId},
     state::{
-        Remembered, SessionCount, SlotMeta, StateStore, changes::Changes, stored::StoredByService,
+        Remembered, SessionCount, SlotMeta, StateStore,
+        changes::Changes,
+        stored::{Maker, StoredByService},
     },
 };
 use bytes::Bytes;
@@ -91,6 +93,9 @@ impl StateStore for Nothing {
     }
     fn stored(&self, _: SlotId) -> Result<Option<StoredByService>, StateError> {
         Ok(Some(StoredByService::new()))
+    }
+    fn maker(&self, _: SlotId, _: &SessionKey) -> Result<Option<Maker>, StateError> {
+        Ok(None)
     }
     fn count_stored(&self, _: SlotId, _: Instant) -> Result<bool, StateError> {
         Ok(true)

@@ -190,7 +190,7 @@ impl Difference {
     /// Of a value of the state; `None`: there is none.
     pub fn of_state(key: &str, stored: Option<&[u8]>, came: Option<&[u8]>) -> Self {
         let key = text::cut(key, limits::DIFFERENCE_SHOWN_BYTES);
-        let all = |value: Option<&[u8]>| value.map_or_else(|| "nothing".into(), whole);
+        let all = |value: Option<&[u8]>| value.map_or_else(|| "nothing".into(), shown);
         let (stored, came) = match (stored, came) {
             (Some(stored), Some(came)) => about(stored, came),
             (stored, came) => (all(stored), all(came)),
@@ -200,23 +200,23 @@ impl Difference {
     }
 }
 
-fn of_bytes(what: What, stored: &[u8], came: &[u8]) -> Difference {
+pub(crate) fn of_bytes(what: What, stored: &[u8], came: &[u8]) -> Difference {
     let (stored, came) = about(stored, came);
     Difference { what, stored, came }
 }
 
-fn of_text(what: What, stored: &str, came: &str) -> Difference {
+pub(crate) fn of_text(what: What, stored: &str, came: &str) -> Difference {
     of_bytes(what, stored.as_bytes(), came.as_bytes())
 }
 
 fn result(result: Result<(&str, &Bytes), &Outcome>) -> String {
     match result {
-        Ok((_, body)) => format!("a reply: {}", whole(body)),
+        Ok((_, body)) => format!("a reply: {}", shown(body)),
         Err(Outcome::Rejected(it)) => {
-            format!("rejected with {}: {}", it.code, whole(it.message.as_bytes()))
+            format!("rejected with {}: {}", it.code, shown(it.message.as_bytes()))
         }
-        Err(Outcome::Failed { kind, why }) => format!("{kind}: {}", whole(why.as_bytes())),
-        Err(Outcome::Replied(it)) => format!("a reply: {}", whole(&it.body)),
+        Err(Outcome::Failed { kind, why }) => format!("{kind}: {}", shown(why.as_bytes())),
+        Err(Outcome::Replied(it)) => format!("a reply: {}", shown(&it.body)),
     }
 }
 
@@ -252,20 +252,20 @@ fn about(one: &[u8], other: &[u8]) -> (String, String) {
     let same = one.iter().zip(other).take_while(|(a, b)| a == b).count();
     let longest = one.len().max(other.len());
     if longest <= limits::DIFFERENCE_SHOWN_BYTES {
-        return (whole(one), whole(other));
+        return (shown(one), shown(other));
     }
     let begin = same.saturating_sub(limits::DIFFERENCE_SHOWN_BYTES / 4);
     let from = |bytes: &[u8]| match bytes.get(begin..) {
         Some(rest) if begin > 0 => {
-            format!("{} bytes, from byte {begin} on: {}", bytes.len(), whole(rest))
+            format!("{} bytes, from byte {begin} on: {}", bytes.len(), shown(rest))
         }
-        _ => format!("{} bytes: {}", bytes.len(), whole(bytes)),
+        _ => format!("{} bytes: {}", bytes.len(), shown(bytes)),
     };
     (from(one), from(other))
 }
 
 /// Bytes for people: as text, as far as it goes.
-fn whole(bytes: &[u8]) -> String {
+pub fn shown(bytes: &[u8]) -> String {
     if bytes.is_empty() {
         return "nothing".into();
     }

@@ -6,7 +6,9 @@ use super::{
     outcome::{Outcome, Replied},
 };
 use crate::{
-    effects::{Change, Effect, Entered, Firing, Origin, Timer, rows::Name, send::Number},
+    effects::{
+        Change, Effect, Entered, Firing, Forked, Inherited, Origin, Timer, rows::Name, send::Number,
+    },
     error::StateError,
     level::NEWEST,
     limits,
@@ -27,7 +29,7 @@ use bytes::Bytes;
 use std::{ops::Bound, sync::Arc};
 
 /// It has one session, of one slot.
-const SLOT: SlotId = 0;
+pub(super) const SLOT: SlotId = 0;
 const NUMBER: u64 = 1;
 
 /// A session at a place of its history: where a replay begins, and what one is at.
@@ -56,11 +58,13 @@ pub struct Runs<'a> {
 #[derive(Debug)]
 pub enum Step {
     Handled(Box<Handled>),
-    /// A part of an answer that was shown: no handler was called.
+    /// A part of an answer that was shown, or one of several messages of the session that this one was forked off: no
+    /// handler was called.
     Part,
     /// An operator's.
     Entered {
-        /// A session was brought in, and this is its (last) part: what is before it was not handled here.
+        /// A session was brought in, or forked off another one, and this is its (last) part: what is before it was not
+        /// handled here.
         import: bool,
         /// The history has what was written. Else the state after it is not known.
         is_known: bool,
@@ -74,6 +78,8 @@ pub struct Handled {
     pub migrated: bool,
     pub outcome: Outcome,
     pub host_calls: u32,
+    /// What it has computed, `migrate` included; 0 where that is not counted.
+    pub fuel: u64,
 }
 
 /// Why an entry can't be run. It says nothing of the session.
@@ -93,13 +99,13 @@ pub enum Unable {
 #[derive(Debug)]
 pub struct Replay {
     /// `None`: a call has not given it back.
-    session: Option<Box<Session>>,
-    store: Store,
+    pub(super) session: Option<Box<Session>>,
+    pub(super) store: Store,
     numbers: Numbers,
 }
 
 #[derive(Clone)]
-struct Store(Arc<dyn StateStore>);
+pub(super) struct Store(pub Arc<dyn StateStore>);
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -113,6 +119,7 @@ type Ran = (Box<Session>, Result<Done, Failed>);
 struct Done {
     replied: Replied,
     host_calls: u32,
+    fuel: u64,
 }
 
 /// Why a message did not come to a reply.
@@ -123,6 +130,23 @@ enum Failed {
 
 /// The session, and why it can't go on.
 type Stopped = (Option<Box<Session>>, Unable);
+
+impl Base {
+    /// Of a session that has all of its state in memory, and its effects loaded.
+    pub(crate) fn of(session: &Session) -> Self {
+        let values = session.values.starting(Bound::Unbounded);
+        let state = values.filter_map(|(key, value)| Some((key.to_owned(), value.clone()?)));
+        let effects = session.effects.iter().flat_map(|effects| effects.iter());
+        Self {
+            seq: session.head.seq,
+            created_ms: session.head.created_ms,
+            updated_ms: session.head.updated_ms,
+            deployment: session.head.deployment,
+            state: state.collect(),
+            effects: effects.map(|(name, effect)| (name.clone(), effect.clone())).collect(),
+        }
+    }
+}
 
 impl Replay {
     /// # Errors
@@ -166,16 +190,7 @@ impl Replay {
 
     /// Where it is.
     pub fn base(&self) -> Base {
-        let Some(session) = &self.session else { return Base::default() };
-        let effects = session.effects.iter().flat_map(|effects| effects.iter());
-        Base {
-            seq: session.head.seq,
-            created_ms: session.head.created_ms,
-            updated_ms: session.head.updated_ms,
-            deployment: session.head.deployment,
-            state: self.state().map(|(key, value)| (key.to_owned(), value.clone())).collect(),
-            effects: effects.map(|(name, effect)| (name.clone(), effect.clone())).collect(),
-        }
+        self.session.as_ref().map_or_else(Base::default, |session| Base::of(session))
     }
 
     /// Its values, in the order of the keys.
@@ -195,6 +210,9 @@ impl Replay {
         runs: Runs<'_>,
         instances: &mut Instances,
     ) -> Result<Step, Unable> {
+        if let Some(Origin::Inherited(inherited)) = entry.origin.as_deref() {
+            return self.inherit(entry, inherited);
+        }
         if entry.is_operators() {
             return self.enter(entry);
         }
@@ -226,17 +244,89 @@ impl Replay {
         if bytes > limits::REPLAY_SESSION_BYTES_MAX {
             return Err(Unable::TooLarge { bytes });
         }
-        let (outcome, host_calls) = match result {
-            Ok(done) => (Outcome::Replied(done.replied), done.host_calls),
-            Err(Failed::Migrate(why)) => (Outcome::Failed { kind: "migrate", why }, 0),
-            Err(Failed::By(Failure::Rejected(rejection))) => (Outcome::Rejected(rejection), 0),
+        let (outcome, host_calls, fuel) = match result {
+            Ok(done) => (Outcome::Replied(done.replied), done.host_calls, done.fuel),
+            Err(Failed::Migrate(why)) => (Outcome::Failed { kind: "migrate", why }, 0, 0),
+            Err(Failed::By(Failure::Rejected(rejection))) => (Outcome::Rejected(rejection), 0, 0),
             Err(Failed::By(failure)) => {
-                (Outcome::Failed { kind: failure.kind(), why: failure.to_string() }, 0)
+                (Outcome::Failed { kind: failure.kind(), why: failure.to_string() }, 0, 0)
             }
         };
         self.advance(entry, runs.on.id);
         let migrated = runs.from.is_some();
-        Ok(Step::Handled(Box::new(Handled { migrated, outcome, host_calls })))
+        Ok(Step::Handled(Box::new(Handled { migrated, outcome, host_calls, fuel })))
+    }
+
+    /// Has `migrate` of a version take the session over, as its next message would; `time_ms`: the time of that.
+    /// The answer is why it does not. What it writes is the session's then.
+    ///
+    /// # Errors
+    /// Why that can't be done. The session is as it was.
+    pub async fn migrate(
+        &mut self,
+        on: &Version,
+        from: &str,
+        time_ms: u64,
+        instances: &mut Instances,
+    ) -> Result<Result<(), Refused>, Unable> {
+        let session = self.take()?;
+        let seq = session.head.seq + 1;
+        let tx = Transaction::new(SLOT, self.store.0.clone(), session).at_level(NEWEST);
+        let migrated = migrate(Box::new(tx), (seq, time_ms), on, from, instances).await;
+        let (tx, refused, _) = match migrated {
+            Ok(migrated) => migrated,
+            Err((session, why)) => {
+                self.session = session;
+                return Err(why);
+            }
+        };
+        if let Some(refused) = refused {
+            self.session = Some(tx.discard());
+            return Ok(Err(refused));
+        }
+        let (mut session, fault) = match tx.merge(&mut self.numbers) {
+            Ok((session, _)) => (session, None),
+            Err((session, fault)) => (session, Some(fault)),
+        };
+        if fault.is_none() {
+            session.head.deployment = on.id;
+        }
+        self.session = Some(session);
+        Ok(match fault {
+            None => Ok(()),
+            Some(fault) => {
+                let failure = failure_of(fault);
+                Err(Refused { kind: failure.kind(), why: failure.to_string() })
+            }
+        })
+    }
+
+    /// Takes what another session has handled, and is behind it then, if it is the last.
+    fn inherit(&mut self, entry: &Entry, inherited: &Inherited) -> Result<Step, Unable> {
+        let before = self.take()?;
+        let mut session = Box::new(Session::new(before.key.clone(), before.head.clone()));
+        (session.head.state_keys, session.head.state_bytes) = (0, 0);
+        session.load_effects(&*self.store.0, SLOT)?;
+        session.forked = Some(Some(inherited.forked.clone()));
+        for (key, value) in inherited.state.iter().flat_map(|state| &state.writes) {
+            let Some(value) = value else { continue };
+            session.head.state_keys += 1;
+            session.head.state_bytes += (key.len() + value.len()) as u64;
+            session.cache_value(key.clone(), Some(value.clone()));
+        }
+        self.session = Some(session);
+        self.advance(entry, entry.deployment);
+        Ok(match entry.seq == inherited.forked.at {
+            true => Step::Entered { import: true, is_known: inherited.state.is_some() },
+            false => Step::Part,
+        })
+    }
+
+    /// Random bytes are as they were for the session that it was forked off.
+    pub fn seed(&mut self, forked: Arc<Forked>) {
+        if let Some(session) = &mut self.session {
+            session.forked = Some(Some(forked));
+        }
     }
 
     /// Writes what an operator has written.
@@ -255,6 +345,7 @@ impl Replay {
             if import.is_some() {
                 // What there was came out of messages that were handled elsewhere.
                 let mut fresh = Box::new(Session::new(session.key.clone(), session.head.clone()));
+                fresh.forked = session.forked.clone();
                 (fresh.head.state_keys, fresh.head.state_bytes) = (0, 0);
                 fresh.load_effects(&*self.store.0, SLOT)?;
                 forget_effects(&mut fresh);
@@ -282,7 +373,7 @@ impl Replay {
         Ok(Step::Entered { import: import.is_some(), is_known: entered.is_some() })
     }
 
-    fn take(&mut self) -> Result<Box<Session>, Unable> {
+    pub(super) fn take(&mut self) -> Result<Box<Session>, Unable> {
         let lost = || StateError::Unavailable("a call has not given its session back".into());
         Ok(self.session.take().ok_or_else(lost)?)
     }
@@ -311,28 +402,18 @@ impl Replay {
         if let Some((name, left)) = fires {
             tx.fire(name, left);
         }
-        let mut tx = Box::new(tx);
+        let (mut tx, mut fuel) = (Box::new(tx), 0);
         if let Some(from) = runs.from {
-            let input = Input::Migrate { from: from.to_owned() };
-            let (back, outcome) = call(tx, entry, runs.on, input, instances).await?;
-            tx = back;
-            let refused = match outcome.result {
-                Ok(_) => {
-                    let migrate = if outcome.used_state { Migrate::Own } else { Migrate::None };
-                    let on = runs.on;
-                    let taken = takes_over(migrate, from, &on.version, on.same_state);
-                    taken.err().map(|refusal| refusal.reason(from, &on.version).to_string())
-                }
-                Err(Failure::Rejected(rejection)) => Some(rejection.message),
-                Err(failure) => Some(failure.to_string()),
-            };
-            if let Some(why) = refused {
-                return Ok((tx.discard(), Err(Failed::Migrate(why))));
+            let at = (entry.seq, entry.time_ms);
+            let (back, refused, used) = migrate(tx, at, runs.on, from, instances).await?;
+            (tx, fuel) = (back, used);
+            if let Some(refused) = refused {
+                return Ok((tx.discard(), Err(Failed::Migrate(refused.why))));
             }
             tx.end_phase();
         }
         let message = Incoming {
-            id: entry.id.clone(),
+            id: entry.sent_key().map(str::to_owned),
             sender: entry.sender.clone(),
             content_type: entry.content_type.clone(),
             body: entry.body.clone(),
@@ -343,8 +424,10 @@ impl Replay {
             tx.takes(message.body.len());
         }
         let input = Input::Handle { message: Arc::new(message), origin };
-        let (tx, outcome) = call(tx, entry, runs.on, input, instances).await?;
+        let at = (entry.seq, entry.time_ms);
+        let (tx, outcome) = call(tx, at, runs.on, input, instances).await?;
         let Called { result, events, ephemeral, host_calls, .. } = outcome;
+        fuel += outcome.fuel;
         let reply = match result {
             Ok(reply) => reply,
             Err(failure) => return Ok((tx.discard(), Err(Failed::By(failure)))),
@@ -364,7 +447,7 @@ impl Replay {
                     effects: written.effects,
                     writes: written.state,
                 };
-                Ok((session, Ok(Done { replied, host_calls })))
+                Ok((session, Ok(Done { replied, host_calls, fuel })))
             }
             Err((session, fault)) => Ok((session, Err(Failed::By(failure_of(fault))))),
         }
@@ -372,18 +455,51 @@ impl Replay {
 }
 
 /// What a call came to.
-struct Called {
-    result: Result<plugin::Reply, Failure>,
+pub(super) struct Called {
+    pub result: Result<plugin::Reply, Failure>,
     events: Vec<Event>,
     ephemeral: Vec<Event>,
     host_calls: u32,
     used_state: bool,
+    fuel: u64,
 }
 
-/// Calls, and gives the transaction back.
-async fn call(
+/// Why `migrate` did not take a session over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// As [`Failure::kind`]; `rejected`: it has said so itself, or has none.
+    pub kind: &'static str,
+    pub why: String,
+}
+
+/// Calls `migrate`: the transaction, why it refuses, and what it computed. `at`: the number and the time of the message
+/// that it is for.
+async fn migrate(
     tx: Box<Transaction>,
-    entry: &Entry,
+    at: (u64, u64),
+    on: &Version,
+    from: &str,
+    instances: &mut Instances,
+) -> Result<(Box<Transaction>, Option<Refused>, u64), Stopped> {
+    let input = Input::Migrate { from: from.to_owned() };
+    let (tx, called) = call(tx, at, on, input, instances).await?;
+    let rejected = |why| Some(Refused { kind: "rejected", why });
+    let refused = match called.result {
+        Ok(_) => {
+            let migrate = if called.used_state { Migrate::Own } else { Migrate::None };
+            let taken = takes_over(migrate, from, &on.version, on.same_state);
+            taken.err().and_then(|refusal| rejected(refusal.reason(from, &on.version).to_string()))
+        }
+        Err(Failure::Rejected(rejection)) => rejected(rejection.message),
+        Err(failure) => Some(Refused { kind: failure.kind(), why: failure.to_string() }),
+    };
+    Ok((tx, refused, called.fuel))
+}
+
+/// Calls, and gives the transaction back. `place`: the message's number and time.
+pub(super) async fn call(
+    tx: Box<Transaction>,
+    (seq, time_ms): (u64, u64),
     on: &Version,
     input: Input,
     instances: &mut Instances,
@@ -393,9 +509,10 @@ async fn call(
         Err(why) => return Err((Some(tx.discard()), Unable::NoInstance(why))),
     };
     let session = tx.session().key.clone();
-    let call = Call { session, seq: entry.seq, time_ms: entry.time_ms, state: tx, input };
-    let plugin::Outcome { state, result, events, ephemeral, host_calls, used_state, .. } =
-        instance.call(call).await;
+    let call = Call { session, seq, time_ms, state: tx, input };
+    let outcome = instance.call(call).await;
+    let plugin::Outcome { state, result, events, ephemeral, host_calls, used_state, fuel, .. } =
+        outcome;
     let Some(tx) = Transaction::from_state(state) else {
         let lost = StateError::Unavailable("a call did not give its state back".into());
         return Err((None, lost.into()));
@@ -408,7 +525,7 @@ async fn call(
         Err(failure) if failure.is_fatal() => {}
         _ => instances.keep(on, instance),
     }
-    Ok((tx, Called { result, events, ephemeral, host_calls, used_state }))
+    Ok((tx, Called { result, events, ephemeral, host_calls, used_state, fuel }))
 }
 
 /// What the message comes from of the session's effects, and what is left of it.
@@ -430,6 +547,7 @@ fn fires(session: &Session, origin: Option<&Origin>) -> Option<(Name, Option<Eff
         | Origin::Part(_)
         | Origin::Presence(_)
         | Origin::Client(_)
+        | Origin::Inherited(_)
         | Origin::Operator(_) => None,
     }
 }

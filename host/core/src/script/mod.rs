@@ -18,7 +18,7 @@ pub use holds::{Condition, Holds, OfHistory};
 pub use json::compare_numbers as numbers;
 pub use place::{Found, Place, add};
 pub use requests::{HttpAnswer, MadeRequest, RequestChange};
-pub use run::{Runner, Standing, Waiting};
+pub use run::{LastMessage, Runner, Standing, Waiting};
 
 use expect::Rejection;
 

@@ -98,6 +98,20 @@ impl Place {
         }
     }
 
+    /// It is the sum of several.
+    pub fn is_sum(&self) -> bool {
+        self.terms.len() > 1
+    }
+
+    /// Changes what is there. False: nothing is.
+    pub fn change(&self, value: &mut Value, with: &mut dyn FnMut(&mut Value)) -> bool {
+        let mut any = false;
+        for term in &self.terms {
+            any |= change(term, value, with);
+        }
+        any
+    }
+
     fn sum(&self, value: &Value) -> Found {
         let mut found = Vec::new();
         for term in &self.terms {
@@ -147,6 +161,27 @@ fn collect<'a>(parts: &[Part], value: &'a Value, out: &mut Vec<&'a Value>) {
         }
         _ => {}
     }
+}
+
+fn change(parts: &[Part], value: &mut Value, with: &mut dyn FnMut(&mut Value)) -> bool {
+    let Some((first, rest)) = parts.split_first() else {
+        with(value);
+        return true;
+    };
+    let mut any = false;
+    let mut each = |value: &mut Value| any |= change(rest, value, with);
+    match (first, value) {
+        (Part::Name(name), Value::Object(members)) => {
+            members.get_mut(name).into_iter().for_each(each);
+        }
+        (Part::Index(index), Value::Array(values)) => {
+            values.get_mut(*index).into_iter().for_each(each);
+        }
+        (Part::Each, Value::Array(values)) => values.iter_mut().for_each(each),
+        (Part::Each, Value::Object(members)) => members.values_mut().for_each(&mut each),
+        _ => {}
+    }
+    any
 }
 
 impl fmt::Display for Place {

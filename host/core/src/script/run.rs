@@ -4,10 +4,12 @@
 
 mod attempt;
 mod fire;
+mod record;
 mod requests;
 mod sends;
 mod standing;
 
+pub use record::LastMessage;
 pub use standing::{Standing, Waiting};
 
 use super::{Call, Expect, Observed, Outcome, SetTimer, Step, TimerChange};
@@ -75,6 +77,9 @@ pub struct Runner {
     is_checked: bool,
     /// A line that says so is checked as well, and the new instance goes on.
     crashes: bool,
+    /// The last message is kept.
+    keeps_last: bool,
+    last: Option<Box<LastMessage>>,
     /// One for all sessions, as in a slot; a new one after a failure.
     instance: Option<Instance>,
     sessions: HashMap<SessionKey, Box<Session>>,
@@ -114,6 +119,8 @@ impl Runner {
             handled_by: HashMap::new(),
             is_checked: false,
             crashes: false,
+            keeps_last: false,
+            last: None,
             instance: None,
             sessions: HashMap::new(),
             numbers: Numbers { slot_count: 1, last: Number { term: 1, index: 0 } },

@@ -1,6 +1,7 @@
 //! A service's deployments: every one that it ever had, which one is current, and what a deploy, a
 //! rollback or a removal makes of them.
 
+use super::canary::Canary;
 use crate::{
     error::{Code, Error},
     level::Unknown,
@@ -120,6 +121,9 @@ pub struct Service {
     /// Absent for a generation from before it was stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switched: Option<Switched>,
+    /// A version that is tried in some of the slots, or what became of the last one that was since `switched`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
     /// Fields of later versions.
     #[serde(flatten)]
     pub unknown: Unknown,
@@ -173,6 +177,7 @@ impl Service {
             since: self.generation + 1,
             purged: 0,
             switched: Some(Switched::by(change, from)),
+            canary: None,
             unknown: self.unknown.clone(),
         }
     }
@@ -180,7 +185,7 @@ impl Service {
     /// The service after a deployment of `digest`; `None`: that is what runs already.
     ///
     /// # Errors
-    /// `request-invalid` if the service has had too many deployments.
+    /// `request-invalid` if the service has had too many deployments, `swap-in-progress` if it has a canary.
     pub fn deployed(
         existing: Option<&Service>,
         name: &ServiceName,
@@ -198,13 +203,11 @@ impl Service {
             since: 0,
             purged: 0,
             switched: None,
+            canary: None,
             unknown: Unknown::default(),
         });
-        let runs = service.deployment(service.current);
-        let says_no_more = |d: &Deployment| {
-            (d.same_state || !change.same_state) && d.is_signed_by(change.signer.as_ref())
-        };
-        if runs.is_some_and(|d| d.digest == digest && says_no_more(d)) {
+        service.check_no_canary()?;
+        if service.runs_already(digest, change) {
             return Ok(None);
         }
         let id = service.add(version, digest, change)?;
@@ -213,8 +216,22 @@ impl Service {
         Ok(Some(service))
     }
 
+    /// Whether a deploy of `digest` would change nothing.
+    pub(super) fn runs_already(&self, digest: Digest, change: &Change) -> bool {
+        let says_no_more = |d: &Deployment| {
+            (d.same_state || !change.same_state) && d.is_signed_by(change.signer.as_ref())
+        };
+        self.deployment(self.current).is_some_and(|d| d.digest == digest && says_no_more(d))
+    }
+
+    /// Makes a deployment current that is not new, as a deploy of it would.
+    pub(super) fn promote(&mut self, id: DeploymentId, change: &Change) {
+        self.keep_for_rollback();
+        self.switch_to(id, change);
+    }
+
     /// The number of a deployment: that of an identical one, or a new one.
-    fn add(
+    pub(super) fn add(
         &mut self,
         version: Option<&str>,
         digest: Digest,
@@ -276,6 +293,7 @@ impl Service {
     fn switch_to(&mut self, id: DeploymentId, change: &Change) {
         let from = (self.current != REMOVED).then_some(self.current);
         self.switched = Some(Switched::by(change, from));
+        self.canary = None;
         self.current = id;
         self.generation += 1;
         // Returning to the current deployment would change nothing.
@@ -285,7 +303,8 @@ impl Service {
     }
 
     /// The service after a rollback: to the previous deployment, or to the one that `to` names by
-    /// its version, label, number or digest prefix. Unchanged if that is current.
+    /// its version, label, number or digest prefix. Unchanged if that is current. Where a canary runs, the way back is to
+    /// the version beside it, and any other ends it, too.
     ///
     /// # Errors
     /// `nothing-to-roll-back`; `deployment-not-found`; `request-invalid` if the declaration in
@@ -294,6 +313,9 @@ impl Service {
         let mut service = self.clone();
         let target = match to {
             Some(to) => self.find(to)?,
+            None if self.live_canary().is_some() => {
+                return self.with_canary_aborted("rolled back by hand".into(), None);
+            }
             None => self.previous.last().and_then(|id| self.deployment(*id)).ok_or_else(|| {
                 Error::new(
                     Code::NothingToRollBack,
@@ -312,7 +334,10 @@ impl Service {
         };
         let runs = self.deployment(self.current).filter(|runs| self.is_same(runs.id, target.id));
         if runs.is_some_and(|runs| runs.same_state || !change.same_state) {
-            return Ok(service);
+            return match self.live_canary() {
+                Some(_) => self.with_canary_aborted("rolled back by hand".into(), None),
+                None => Ok(service),
+            };
         }
         // A declaration about a version makes another deployment of it: sessions that stayed behind
         // are retried, and a deployment never changes. It holds only for the change that it was
@@ -534,11 +559,11 @@ mod tests {
         assert_eq!(serde_json::to_value(&service).map_err(json)?, kept);
         // Fields of later versions are preserved, whatever this one changes.
         let mut later = kept.clone();
-        later["canary"] = serde_json::json!({"slots": [1]});
+        later["shadow"] = serde_json::json!({"slots": [1]});
         later["deployments"][0]["signed"] = true.into();
         let known: Service = serde_json::from_value(later).map_err(json)?;
         let removed = serde_json::to_value(known.removed(&Change::default())).map_err(json)?;
-        assert_eq!(removed["canary"]["slots"][0], 1);
+        assert_eq!(removed["shadow"]["slots"][0], 1);
         let next = Service::deployed(
             Some(&known),
             &service.name,
@@ -548,7 +573,7 @@ mod tests {
         )?;
         let next = serde_json::to_value(next.ok_or_else(|| Error::internal("no change"))?)
             .map_err(json)?;
-        assert!(next["deployments"][0]["signed"] == true && next["canary"]["slots"][0] == 1);
+        assert!(next["deployments"][0]["signed"] == true && next["shadow"]["slots"][0] == 1);
         // Numbers continue after a removal: no record of the old service belongs to the new one.
         let removed = service.removed(&Change::default());
         assert_eq!((removed.generation, removed.since, removed.first), (4, 4, 2));

@@ -16,17 +16,17 @@ pub struct KeptPlugins(Mutex<BTreeMap<ServiceName, Kept>>);
 /// Of one service.
 struct Kept {
     generation: u64,
-    /// `None`: it was removed, which takes nothing.
-    plugin: Option<Arc<Plugin>>,
+    /// What it runs, its own first. None: it was removed, which takes nothing.
+    plugins: Vec<Arc<Plugin>>,
 }
 
 impl KeptPlugins {
-    /// Keeps the plugin of `target`, which is durable, unless that of a later generation is kept.
-    pub fn keep(&self, target: &Target, plugin: Option<Arc<Plugin>>) {
+    /// Keeps the plugins of `target`, which is durable, unless those of a later generation are kept.
+    pub fn keep(&self, target: &Target, plugins: Vec<Arc<Plugin>>) {
         let generation = target.generation();
         let mut kept = self.0.lock();
         if kept.get(target.service()).is_none_or(|kept| kept.generation <= generation) {
-            kept.insert(target.service().clone(), Kept { generation, plugin });
+            kept.insert(target.service().clone(), Kept { generation, plugins });
         }
     }
 
@@ -35,23 +35,27 @@ impl KeptPlugins {
     /// # Errors
     /// `plugin-unavailable`.
     pub async fn load(&self, plugins: &PluginHost, target: &Target) -> Result<(), Error> {
-        let plugin = match (target.is_removal(), self.get_for(target)) {
-            (true, _) => None,
-            (false, Some(kept)) => Some(kept),
-            (false, None) => Some(target.load(plugins).await?),
+        let kept = match target.is_removal() {
+            true => Vec::new(),
+            false => match self.get_for(target) {
+                Some(kept) => kept,
+                None => target.load(plugins).await?,
+            },
         };
-        self.keep(target, plugin);
+        self.keep(target, kept);
         Ok(())
     }
 
-    /// The kept plugin, if it is the one that `target` runs.
-    fn get_for(&self, target: &Target) -> Option<Arc<Plugin>> {
-        let kept = self.get(target.service())?;
-        target.components().all(|digest| digest == kept.digest()).then_some(kept)
+    /// The kept plugins, if they are those that `target` runs.
+    fn get_for(&self, target: &Target) -> Option<Vec<Arc<Plugin>>> {
+        let kept = self.0.lock().get(target.service())?.plugins.clone();
+        let same = target.components().eq(kept.iter().map(|plugin| plugin.digest()));
+        same.then_some(kept)
     }
 
+    /// The service's own.
     pub fn get(&self, service: &ServiceName) -> Option<Arc<Plugin>> {
-        self.0.lock().get(service)?.plugin.clone()
+        self.0.lock().get(service)?.plugins.first().cloned()
     }
 
     /// The generation of each service up to which this node has loaded what it runs.
@@ -71,7 +75,7 @@ mod tests {
         let kept = KeptPlugins::default();
         let name = ServiceName::parse("cart")?;
         for (generation, then) in [(2, 2), (1, 2), (3, 3)] {
-            kept.keep(&Target::removal(name.clone(), generation), None);
+            kept.keep(&Target::removal(name.clone(), generation), Vec::new());
             assert_eq!(kept.loaded().get(&name), Some(&then));
         }
         assert!(kept.get(&name).is_none());

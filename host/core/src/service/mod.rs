@@ -1,6 +1,7 @@
 //! Services: which plugin each runs, which it ran, what its slots and sessions are to run, and what may
 //! take over a session from which.
 
+pub mod canary;
 pub mod catalogue;
 pub mod compatibility;
 mod deployments;

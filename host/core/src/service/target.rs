@@ -5,37 +5,43 @@
 
 use super::{
     Deployment,
+    canary::{Canary, Share},
     catalogue::{REMOVED, REMOVED_LABEL, Service},
 };
 use crate::{
     error::{Code, Error},
     log::record::{Activate, DeploymentId, Head, Pin},
-    names::ServiceName,
+    names::{ServiceName, SlotId},
     plugin::{Digest, Plugin, PluginHost},
 };
 use std::sync::Arc;
 
 /// What a service's slots are to run, in one generation of the service.
 ///
-/// One deployment, or none, today. A canary would be a second deployment beside it, with the sessions
-/// that it is for: a share of them, or a named set. Its place is here. What is asked of a whole slot
-/// (is it behind, what is its record, what must be loaded) would be answered for both deployments,
-/// which is why [`Target::components`] gives several; [`of_session`] would choose between the two.
+/// One deployment, or none; and while the service has a canary, a second one, in the slots that the canary has. What is
+/// asked of a slot ([`Target::record`]) is answered for one of the two, and what is asked of a node (what must be loaded) for
+/// both.
 #[derive(Clone, Debug)]
 pub struct Target {
     service: ServiceName,
     generation: u64,
     /// `None`: the service was removed.
-    deployment: Option<Deployment>,
+    deployment: Option<Arc<Deployment>>,
+    canary: Option<Arc<(Deployment, Share)>>,
 }
 
 impl Service {
     /// What its slots are to run.
     pub fn target(&self) -> Target {
+        let tried = |canary: &Canary| {
+            Some(Arc::new((self.deployment(canary.deployment)?.clone(), canary.share())))
+        };
+        let canary = self.live_canary().and_then(tried);
         Target {
             service: self.name.clone(),
             generation: self.generation,
-            deployment: self.deployment(self.current).cloned(),
+            deployment: self.deployment(self.current).cloned().map(Arc::new),
+            canary,
         }
     }
 }
@@ -43,7 +49,7 @@ impl Service {
 impl Target {
     /// Nothing: the service was removed in this generation.
     pub fn removal(service: ServiceName, generation: u64) -> Self {
-        Self { service, generation, deployment: None }
+        Self { service, generation, deployment: None, canary: None }
     }
 
     pub fn service(&self) -> &ServiceName {
@@ -54,8 +60,14 @@ impl Target {
         self.generation
     }
 
+    /// The service's own, whatever some slots try.
     pub fn deployment(&self) -> Option<&Deployment> {
-        self.deployment.as_ref()
+        self.deployment.as_deref()
+    }
+
+    /// What some slots try.
+    pub fn canary(&self) -> Option<&Deployment> {
+        self.canary.as_deref().map(|(deployment, _)| deployment)
     }
 
     /// # Errors
@@ -70,9 +82,15 @@ impl Target {
         self.deployment().map_or(REMOVED, |deployment| deployment.id)
     }
 
+    /// What slots switch to, in words: the deployment's label, and that of a canary.
     pub fn label(&self) -> Arc<str> {
-        self.deployment()
-            .map_or_else(|| REMOVED_LABEL.into(), |deployment| deployment.label.clone())
+        match (&self.deployment, self.canary.as_deref()) {
+            (None, _) => REMOVED_LABEL.into(),
+            (Some(own), None) => own.label.clone(),
+            (Some(own), Some((tried, share))) => {
+                format!("{}, in {} slots {}", own.label, share.slots(), tried.label).into()
+            }
+        }
     }
 
     pub fn is_removal(&self) -> bool {
@@ -85,18 +103,33 @@ impl Target {
         at.map_or(!self.is_removal(), |at| at < self.generation)
     }
 
+    /// The deployment that a slot runs.
+    fn in_slot(&self, slot: SlotId) -> DeploymentId {
+        match self.canary.as_deref() {
+            Some((deployment, share)) if share.has(slot) => deployment.id,
+            _ => self.id(),
+        }
+    }
+
     /// The record that switches a slot to this.
-    pub fn record(&self) -> Activate {
+    pub fn record(&self, slot: SlotId) -> Activate {
         Activate {
             service: self.service.clone(),
             generation: self.generation,
-            deployment: self.id(),
+            deployment: self.in_slot(slot),
         }
+    }
+
+    /// All that slots run: the service's own first.
+    pub fn deployments(&self) -> impl Iterator<Item = &Deployment> {
+        self.deployment().into_iter().chain(self.canary())
     }
 
     /// What must be loaded to run this.
     pub fn components(&self) -> impl Iterator<Item = Digest> + use<> {
-        self.deployment().map(|deployment| deployment.digest).into_iter()
+        let digest = |deployment: &Deployment| deployment.digest;
+        let digests = [self.deployment().map(digest), self.canary().map(digest)];
+        digests.into_iter().flatten()
     }
 
     /// Whether all that it needs is loaded, in use or not.
@@ -104,19 +137,33 @@ impl Target {
         self.components().all(|digest| plugins.is_loaded(digest))
     }
 
-    /// Loads its plugin, if that is not loaded.
+    /// Loads all that it runs, each if it is not loaded: in the order of [`Target::deployments`].
     ///
     /// # Errors
     /// `plugin-unavailable`; `internal` for a removal.
-    pub async fn load(&self, plugins: &PluginHost) -> Result<Arc<Plugin>, Error> {
-        let deployment = self.require()?;
-        let loaded = plugins.load(deployment.digest).await;
-        loaded.map_err(|why| self.unavailable(&why))
+    pub async fn load(&self, plugins: &PluginHost) -> Result<Vec<Arc<Plugin>>, Error> {
+        self.require()?;
+        let mut all = Vec::new();
+        for deployment in self.deployments() {
+            let loaded = plugins.load(deployment.digest).await;
+            all.push(loaded.map_err(|why| Self::unavailable(deployment, &why))?);
+        }
+        Ok(all)
     }
 
-    /// Why it can't be run now.
-    pub fn unavailable(&self, why: &impl ToString) -> Error {
-        Error::new(Code::PluginUnavailable, why.to_string()).with_plugin(&*self.label())
+    /// Loads the service's own plugin, if that is not loaded.
+    ///
+    /// # Errors
+    /// `plugin-unavailable`; `internal` for a removal.
+    pub async fn load_own(&self, plugins: &PluginHost) -> Result<Arc<Plugin>, Error> {
+        let deployment = self.require()?;
+        let loaded = plugins.load(deployment.digest).await;
+        loaded.map_err(|why| Self::unavailable(deployment, &why))
+    }
+
+    /// Why a deployment can't be run now.
+    pub fn unavailable(deployment: &Deployment, why: &impl ToString) -> Error {
+        Error::new(Code::PluginUnavailable, why.to_string()).with_plugin(&*deployment.label)
     }
 }
 
@@ -167,10 +214,28 @@ mod tests {
         assert!(target.is_ahead_of(None) && target.is_ahead_of(Some(1)));
         // Also if a peer that knew of more has had the slot.
         assert!(!target.is_ahead_of(Some(2)) && !target.is_ahead_of(Some(3)));
-        let record = target.record();
+        let record = target.record(0);
         assert_eq!((record.generation, record.deployment), (2, 2));
         assert!(!target.is_ahead_of(Some(record.generation)));
         assert_eq!(target.components().collect::<Vec<_>>(), [Digest([2; 32])]);
+        Ok(())
+    }
+
+    /// A slot would run one version and be told of another, or a node would take a slot whose version it has not loaded.
+    #[test]
+    fn a_canary_is_run_by_its_slots_and_loaded_by_all() -> Result<(), Error> {
+        let running = service(&[1])?;
+        let options = crate::service::canary::CanaryOptions::default();
+        let change = Change::default();
+        let tried = running.with_canary(None, Digest([2; 32]), &change, &options, 512)?;
+        let tried = tried.ok_or_else(|| Error::internal("no canary"))?;
+        let target = tried.target();
+        let runs = |id| (0..512).filter(|slot| target.record(*slot).deployment == id).count();
+        assert_eq!((target.id(), runs(1), runs(2)), (1, 506, 6));
+        assert!((0..512).all(|slot| target.record(slot).generation == 2));
+        assert_eq!(target.components().collect::<Vec<_>>(), [Digest([1; 32]), Digest([2; 32])]);
+        let back = tried.with_canary_aborted("no".into(), None)?.target();
+        assert!((0..512).all(|slot| back.record(slot).deployment == 1) && back.generation() == 3);
         Ok(())
     }
 
@@ -185,7 +250,7 @@ mod tests {
             assert!(target.is_removal() && target.require().is_err());
             assert!(!target.is_ahead_of(None) && target.is_ahead_of(Some(1)));
             assert!(!target.is_ahead_of(Some(2)));
-            assert_eq!((target.record().deployment, &*target.label()), (REMOVED, REMOVED_LABEL));
+            assert_eq!((target.record(0).deployment, &*target.label()), (REMOVED, REMOVED_LABEL));
             assert_eq!(target.components().count(), 0);
         }
         Ok(())
@@ -193,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_session_is_asked_once_by_each_deployment() -> Result<(), Error> {
-        let active = service(&[1, 2])?.target().record();
+        let active = service(&[1, 2])?.target().record(0);
         let head = |deployment, against: Option<DeploymentId>| Head {
             deployment,
             pinned: against.map(|against| Pin { against, reason: "no".into() }),

@@ -25,8 +25,11 @@ pub use rules::{Inputs, message_schema};
 pub use schema::Schema;
 
 use crate::{
+    capture::{self, Capture, Captured, Component, Kind, OutcomeForm},
     limits,
-    script::{self, Runner},
+    plugin::Isolation,
+    replay::Instances,
+    script::{self, LastMessage, Runner},
 };
 use anyhow::{anyhow, ensure};
 use choose::Chooser;
@@ -88,6 +91,8 @@ pub struct Found {
     pub script: String,
     /// The script fails when it is played by itself.
     pub is_shown: bool,
+    /// The script's last message, if one message by itself can show it.
+    pub capture: Option<Box<Capture>>,
 }
 
 /// What a component says of its messages: the JSON of its custom section `slotd:types`, at its top level.
@@ -169,6 +174,11 @@ async fn shorten(
     }
     best.lines.iter().for_each(|line| text += &format!("{}\n", line.text()));
     let is_shown = fails(player.runner, &text).await?;
+    let capture = match (&what, player.runner.last()) {
+        // It takes two calls to see that.
+        (What::Memory, _) | (_, None) => None,
+        (_, Some(last)) => captured(*last, &said).await,
+    };
     Ok(Found {
         seed,
         what,
@@ -179,7 +189,26 @@ async fn shorten(
         is_shortest,
         script: text,
         is_shown,
+        capture,
     })
+}
+
+/// A message as a file; `None`: it does not run by itself.
+async fn captured(last: LastMessage, said: &[String]) -> Option<Box<Capture>> {
+    let LastMessage { key, base, entry, on, from } = last;
+    let mut capture = Capture::new(Captured {
+        kind: Kind::Sim,
+        what: said.join("\n"),
+        key,
+        component: Component::new(on.plugin.digest(), &on.version, on.same_state),
+        migrates_from: from,
+        base,
+        entry,
+        outcome: OutcomeForm::failure("sim", ""),
+    });
+    let ran = capture::run(&capture, &on, &mut Instances::new(Isolation::Call)).await;
+    capture.outcome = OutcomeForm::from(&ran.ok()?.outcome);
+    Some(Box::new(capture))
 }
 
 /// Whether a script fails as `slotd plugin test` plays it.
@@ -187,6 +216,7 @@ async fn fails(runner: &mut Runner, text: &str) -> anyhow::Result<bool> {
     let steps = script::parse(text).map_err(|why| anyhow!("a bug: the script: {why}"))?;
     runner.check_all(false);
     runner.begin();
+    runner.keep_last(true);
     for step in steps {
         let got = runner.run(&step).await?;
         if !step.expect.differences(&got).is_empty() {

@@ -149,6 +149,30 @@ async fn a_trap_is_found_and_shortened() {
     assert!(found.is_shown && lines(&found)[0].contains(r#""body_text":"t""#), "{}", found.script);
 }
 
+/// The author mends it by running one file again: with the state as it was before the last message, and as in a swap.
+#[tokio::test]
+async fn the_last_message_of_what_is_found_is_a_capture() {
+    // It traps where a key is set.
+    let traps_on_set = testkit::guest_with(
+        "(if (i32.eq (local.get $op) (i32.const 0x74)) ;; t: trap\n        (then",
+        "(if (i32.eq (local.get $op) (i32.const 0x74)) ;; t: trap\n        (then (call $get (i32.const 16) (i32.const 1) (i32.const 320))\n          (if (i32.eqz (i32.load8_u (i32.const 320))) (then (return (call $reply (i32.const 96) (i32.const 10)))))",
+    );
+    let mut sim = Sim::of(traps_on_set, &["sx", "t", "d"], "").await;
+    let found = sim.found().await;
+    assert_eq!((&found.what, found.steps), (&What::Trap, 2), "{}", found.script);
+    let capture = found.capture.expect("one message shows it");
+    assert_eq!(capture.because.kind, capture::Kind::Sim);
+    assert_eq!((capture.before.seq, capture.before.state.len()), (1, 1), "{capture:?}");
+    assert!(matches!(&capture.outcome, OutcomeForm::Failure { kind, .. } if kind == "trap"));
+    let mut sim = Sim::of(testkit::guest(), &["e1", "sa", "sb", "sx"], "").await;
+    sim = sim.with_second(choosy()).await;
+    let capture = sim.found().await.capture.expect("one message shows it");
+    assert!(capture.migrates_from.is_some(), "{capture:?}");
+    assert!(matches!(&capture.outcome, OutcomeForm::Failure { kind, .. } if kind == "migrate"));
+    let mut sim = Sim::of(testkit::guest(), &["e1", "sx", "w"], "").await;
+    assert!(sim.found().await.capture.is_none(), "it takes two messages");
+}
+
 /// A version would be deployed, and the sessions of one shape stay behind.
 #[tokio::test]
 async fn a_migrate_that_refuses_an_old_shape_is_found() {

@@ -4,15 +4,23 @@ use crate::{
     error::{Cause, Error},
     message::{Consistency, Sent},
     slot::{Reply, shell::Shell},
+    telemetry::services::ServiceMetrics,
 };
+use std::{sync::Arc, time::Instant};
 
 /// Is told why the batch is not durable, or that it is.
 type Later = Box<dyn FnOnce(Option<&Error>) + Send>;
 
+/// Since when a message is on its way here, and where it is counted how long that took.
+pub(super) struct Since {
+    pub came: Instant,
+    pub metrics: Arc<ServiceMetrics>,
+}
+
 /// An answer that waits for a batch.
 pub(super) enum Held {
     /// A new message's: nearly all there are.
-    Sent(Reply<Sent>, Sent),
+    Sent(Reply<Sent>, Sent, Since),
     /// Nothing of it can be kept or lost.
     Read(Later),
     Other(Later),
@@ -52,8 +60,11 @@ impl Held {
     /// The asker may have gone away meanwhile: nothing to do about it.
     fn leave(self, failed: Option<&Error>) {
         match (self, failed) {
-            (Held::Sent(reply, sent), None) => drop(reply.send(Ok(sent))),
-            (Held::Sent(reply, _), Some(error)) => drop(reply.send(Err(error.clone()))),
+            (Held::Sent(reply, sent, since), None) => {
+                since.metrics.answered(since.came.elapsed());
+                drop(reply.send(Ok(sent)));
+            }
+            (Held::Sent(reply, ..), Some(error)) => drop(reply.send(Err(error.clone()))),
             (Held::Read(answer) | Held::Other(answer), failed) => answer(failed),
         }
     }

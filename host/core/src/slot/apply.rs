@@ -6,7 +6,7 @@ use crate::{
     error::{Cause, Code, Error},
     level::{EFFECTS_FROM, HTTP_FROM, IDENTITY_FROM},
     limits,
-    log::record::{Activate, DeploymentId, Entry, Event, Head, Message, Pin, Record},
+    log::record::{Activate, DeploymentId, Entry, Event, Head, Message, Pin, Record, kept_key},
     message::{Answer, Consistency, Incoming, Sent},
     names::{ServiceName, SessionKey},
     operation::{self, Operation as _},
@@ -18,8 +18,10 @@ use crate::{
     },
     slot::{
         Reply,
-        answers::Held,
+        answers::{Held, Since},
         calls::Done,
+        failed::Tried,
+        kept::check_growth,
         mail::Serve,
         overlay::Transaction,
         records::{fingerprint, new_record, reply_to},
@@ -29,7 +31,12 @@ use crate::{
     telemetry::repeats,
     trace::Trace,
 };
-use std::{future::Future, sync::Arc, task::Context, time::Duration};
+use std::{
+    future::Future,
+    sync::Arc,
+    task::Context,
+    time::{Duration, Instant},
+};
 
 /// What became of a message.
 pub(super) enum Applied {
@@ -63,7 +70,7 @@ struct Choice {
 impl Serve for operation::Message {
     fn serve(self, shell: &mut Shell, reply: Reply<Sent>) -> impl Future<Output = ()> + Send {
         shell.admitted = self.admitted;
-        shell.message(self.key, self.message, reply)
+        shell.message(self.key, self.message, self.came, reply)
     }
 }
 
@@ -80,7 +87,13 @@ impl Serve for operation::Delete {
 }
 
 impl Shell {
-    pub(super) async fn message(&mut self, key: SessionKey, message: Incoming, reply: Reply<Sent>) {
+    pub(super) async fn message(
+        &mut self,
+        key: SessionKey,
+        message: Incoming,
+        came: Instant,
+        reply: Reply<Sent>,
+    ) {
         let session = match self.take_session(&key) {
             Ok(session) => session,
             Err(error) => return drop(reply.send(Err(error))),
@@ -93,7 +106,8 @@ impl Shell {
         match applied.map_err(|error| self.after_calls(error)) {
             Ok(Applied::New { record, sent, ephemeral }) => {
                 self.push_applied(&mut session, record, ephemeral);
-                self.core.hold(Held::Sent(reply, sent));
+                let metrics = self.services.shared(&session.key.service);
+                self.core.hold(Held::Sent(reply, sent, Since { came, metrics }));
             }
             Ok(Applied::Repeat(sent)) => {
                 self.services.of(&session.key.service).replayed();
@@ -121,7 +135,11 @@ impl Shell {
         let (place, time_ms) = (self.core.place(), record.entry.time_ms);
         self.core.keep_beside(ephemeral.iter().map(Event::memory).sum());
         self.subscribers.keep(place, &session.key, time_ms, ephemeral);
-        self.core.push(Record::Message(record));
+        let bytes = self.core.push(Record::Message(record));
+        let loads = self.context.loads.as_ref();
+        if let Some(load) = loads.and_then(|loads| loads.of(&session.key.service)) {
+            self.core.is_under_way(load.has_written(bytes as u64));
+        }
     }
 
     /// Applies a message to its session. On an error the session is as it was.
@@ -137,6 +155,9 @@ impl Shell {
             Err(error) => return (session, Err(error)),
         };
         let is_closed = self.is_closed(&mut session);
+        if let Err(error) = self.check_forked(&mut session) {
+            return (session, Err(error));
+        }
         // Its record has it, and what the record has is what its handler sees.
         let client = message.client.take();
         let client = client.filter(|_| self.context.level.get() >= IDENTITY_FROM);
@@ -157,11 +178,8 @@ impl Shell {
         }
         // What effects lead to is kept already: to refuse it would only have it tried again.
         let is_of_client = came.is_none();
-        if is_of_client
-            && let Err(what) =
-                self.context.quota.check_stored(&session.key.service, !session.exists())
-        {
-            return (session, Err(Error::of(Cause::Quota, what)));
+        if is_of_client && let Err(error) = self.check_stored(&session, client.as_deref()) {
+            return (session, Err(error));
         }
         let key = session.key.clone();
         let seq = session.head.seq + 1;
@@ -195,7 +213,12 @@ impl Shell {
         };
         let Done { reply: answer, events, ephemeral, .. } = match result {
             Ok(done) => done,
-            Err(failure) => return (tx.discard(), Err(self.failure_error(&label, failure))),
+            Err(failure) => {
+                let (message, origin) = (&*message, origin.as_deref());
+                let tried = Tried { message, origin, on: choice.deployment, seq, time_ms };
+                let session = self.note_failed(tx.discard(), &tried, &failure);
+                return (session, Err(self.failure_error(&label, failure)));
+            }
         };
         // It is the body of a message there.
         if asked.is_some() && answer.body.len() > limits::SEND_BODY_BYTES_MAX {
@@ -244,6 +267,8 @@ impl Shell {
         session.head.pinned = choice.pinned;
         // The call is over: nobody else has it.
         let Incoming { id, sender, content_type, body, .. } = Arc::unwrap_or_clone(message);
+        let by = origin.as_deref().and_then(Origin::client).map(|client| &**client);
+        let id = id.map(|id| kept_key(id, by, self.context.level.get()));
         let entry = Arc::new(Entry {
             seq,
             id,
@@ -386,6 +411,9 @@ impl Shell {
                 let migrate = if done.used_state { Migrate::Own } else { Migrate::None };
                 match takes_over(migrate, &from, &to.version, to.same_state) {
                     Ok(()) => {
+                        if let Some(trial) = self.context.trials.of(&key.service) {
+                            trial.migrated(target, &key.session, true);
+                        }
                         tx.end_phase();
                         return Ok((tx, Choice { deployment: target, pinned: None }));
                     }
@@ -415,6 +443,9 @@ impl Shell {
             Err(other) => other.to_string(),
         };
         tx.clear();
+        if let Some(trial) = self.context.trials.of(&key.service) {
+            trial.migrated(target, &key.session, false);
+        }
         if repeats::admit("a session stays on an older version", &label) {
             tracing::warn!(session = %key, plugin = %label, reason, "a session stays on {from}");
         }
@@ -459,6 +490,10 @@ impl Shell {
             Ok(active) => active,
             Err(error) => return (session, Err(error)),
         };
+        let mut session = session;
+        if let Err(error) = self.check_forked(&mut session) {
+            return (session, Err(error));
+        }
         let key = session.key.clone();
         let seq = session.head.seq;
         let time_ms = crate::clock::now_ms().max(session.head.updated_ms);
@@ -535,22 +570,6 @@ impl Shell {
         }
         let effects = session.load_effects(&*self.context.store, self.slot)?;
         Ok(effects.removal())
-    }
-}
-
-/// A session that has as much state as it may does not grow; it may shrink.
-fn check_growth(tx: &mut Transaction, max: u64) -> Result<(), Error> {
-    match tx.state_bytes() {
-        Ok((before, after)) if after > max && after > before => Err(Error::of(
-            Cause::Quota,
-            format!(
-                "the session's state would have {after} bytes, and may have {max} \
-                 (`limits.session.stored`); nothing was kept"
-            ),
-        )),
-        Ok(_) => Ok(()),
-        Err(StateFault::Store(error)) => Err(error.into()),
-        Err(fault) => Err(Error::internal(fault.to_string())),
     }
 }
 

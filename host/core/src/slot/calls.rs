@@ -199,6 +199,12 @@ impl Shell {
             }
             self.count_work(&guests.service, begin, elapsed, ran.offloaded);
         }
+        if !matches!(called, Called::Migrate)
+            && let Some(trial) = context.trials.of(&guests.service)
+        {
+            let result = ran.output.result.as_ref().map(|_| ());
+            trial.called(guests.deployment, &key.session, ran.output.elapsed, result);
+        }
         if let Some(took) = ran.offloaded {
             let was_cut = matches!(ran.output.result, Err(Failure::Cut(_)));
             self.long.note(&guests.service, begin, took, was_cut);
@@ -356,7 +362,7 @@ fn not_waited_for(label: &Arc<str>, why: Cut) -> Error {
 }
 
 /// What the sender of a failed call is told; `deadline` is that of a call.
-fn failure_error(label: &Arc<str>, failure: Failure, deadline: Duration) -> Error {
+pub fn failure_error(label: &Arc<str>, failure: Failure, deadline: Duration) -> Error {
     let error = match failure {
         Failure::Rejected(rejection) => {
             let mut error = Error::of(Cause::Rejected, rejection.message.clone());

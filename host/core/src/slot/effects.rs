@@ -101,7 +101,7 @@ impl Effects {
     fn sum(&mut self, name: &Name) -> &mut Sum {
         match name {
             Name::Timer(_) => &mut self.timers,
-            Name::Expiry | Name::Closed | Name::Watch => &mut self.single,
+            Name::Expiry | Name::Closed | Name::Watch | Name::Forked => &mut self.single,
             Name::Request(_) | Name::Answer(_) => &mut self.requests,
             // What is tried again comes from these, and may become one again.
             Name::Dead(..)
@@ -377,6 +377,7 @@ fn closing(
         | Name::Waiting(_)
         | Name::DeadOutgoing(_)
         | Name::DeadOutcome(_)
+        | Name::Forked
         | Name::DeadAnswer(..)
         | Name::Expiry
         | Name::Closed => false,

@@ -5,7 +5,7 @@ use crate::{
     limits,
     log::{Position, Term},
     slot::{
-        Reply,
+        Mailbox, Reply,
         commits::decided,
         core::{Event, Step},
         flush::flushed,
@@ -13,16 +13,20 @@ use crate::{
         shell::Shell,
     },
 };
+use std::sync::Arc;
 
 /// To who asked a slot to stop: where its log ends.
 pub(super) type StopReply = Reply<(Term, Position)>;
 
 impl Shell {
     /// Takes no more mail, and does what is left. Gives who asked for it, if it was not told yet.
-    pub(super) async fn finish(&mut self, shared: &Shared) -> Result<Option<StopReply>, Error> {
+    pub(super) async fn finish(
+        &mut self,
+        shared: &Arc<Shared>,
+    ) -> Result<Option<StopReply>, Error> {
         // Whoever waits for the slot waits for its calls too.
         self.stats.asked();
-        shared.close();
+        Mailbox(shared.clone()).close(self.context.turns.get());
         // The next owner makes its own.
         self.snapshotting = None;
         let asked = self.stats.asked_since().unwrap_or_else(crate::clock::now);

@@ -144,7 +144,7 @@ impl Mail {
         matches!(self, Self::Notify(..))
     }
 
-    pub(super) fn writes(&self) -> bool {
+    pub fn writes(&self) -> bool {
         self.purpose() != Purpose::Read
     }
 

@@ -22,9 +22,12 @@ mod commits;
 mod core;
 mod effect_operations;
 pub(crate) mod effects;
+pub mod failed;
 mod finish;
 mod fire;
 pub mod flush;
+mod fork;
+mod kept;
 mod long;
 mod mail;
 pub mod open;
@@ -50,6 +53,7 @@ mod tests;
 pub mod wakes;
 
 pub use self::core::{Outbox, Piece};
+pub use calls::failure_error;
 pub use mail::{Mail, Mailed};
 pub use outbox::Courier;
 
@@ -63,7 +67,7 @@ use crate::{
     plugin::PluginHost,
     quota::Quota,
     registry::Registry,
-    service::{Catalogue, KeptPlugins, Target},
+    service::{Catalogue, KeptPlugins, Target, canary::counts::Trials},
     state::{StateStore, rows::WholeSlots, snapshot::Snapshots},
     usage::Meter,
 };
@@ -104,8 +108,12 @@ pub struct SlotContext {
     pub courier: OnceLock<Arc<dyn Courier>>,
     /// Makes requests over HTTP; set once. None: requests are refused.
     pub requester: OnceLock<Arc<dyn request::Requester>>,
+    /// Keeps messages that handlers have failed; set once.
+    pub failures: OnceLock<Arc<dyn failed::Failures>>,
     /// Messages of all slots that are on their way to other sessions.
     pub outbox: AtomicUsize,
+    /// Where what canaries do is counted.
+    pub trials: Trials,
     /// Told what calls have used.
     pub quota: Quota,
     /// Where what is used is counted.
@@ -204,6 +212,10 @@ pub type Loaded = BTreeMap<ServiceName, u64>;
 pub trait Turns: Send + Sync {
     /// `None`: it goes. `put_off`: so often it was told to wait.
     fn wait(&self, service: &ServiceName, put_off: u32) -> Option<Duration>;
+
+    /// A mailbox is about to close, in `closes`, which is called once, with what waits for a share on its way there: in
+    /// order. Until it is back nothing else begins to wait.
+    fn leave(&self, mailbox: &Mailbox, closes: &mut dyn FnMut(Vec<Mail>));
 }
 
 /// What a slot can switch to: it is loaded, and an instance of it could be made.
@@ -272,6 +284,47 @@ impl TaskLock {
 }
 
 impl Mailbox {
+    /// Of a slot that no node has.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn detached(messages: usize) -> Self {
+        Self(shared::Shared::new(messages, false, Arc::default()))
+    }
+
+    /// The next mail of such a one.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn next(&self) -> Option<Mail> {
+        self.0.next_mail()
+    }
+
+    /// Closes such a one, as its slot does.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn close_detached(&self, turns: &Arc<dyn Turns>) {
+        self.close(Some(turns));
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+
+    /// Whether it is the same.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Closes it, behind what waits for its service's share of a busy node; `turns` may have some of it.
+    pub(super) fn close(&self, turns: Option<&Arc<dyn Turns>>) {
+        match turns {
+            Some(turns) => turns.leave(self, &mut |waiting| self.0.close(waiting)),
+            None => self.0.close(Vec::new()),
+        }
+    }
+
+    /// The slot has ended: nothing of it is kept.
+    pub(super) fn end(&self, turns: Option<&Arc<dyn Turns>>) {
+        self.close(turns);
+        self.0.end();
+    }
+
     /// Has mail taken: at once if nobody works on the slot, else after what came before. Does not
     /// wait. Hold no lock: a handler may run.
     ///

@@ -10,7 +10,7 @@ use crate::{
     },
     names::SlotId,
     slot::{
-        Mail, Order, Reply, SlotContext, SlotStats, TaskLock,
+        Mail, Mailbox, Order, Reply, SlotContext, SlotStats, TaskLock,
         commits::commit_error,
         flush::{CatchUp, catch_up_alone},
         relaxed_store,
@@ -75,7 +75,7 @@ pub(super) async fn run(
     }
     occupant.stopping();
     orders.close();
-    shared.close();
+    Mailbox(shared.clone()).close(context.turns.get());
     let readable = !was_open && has_whole_copy(slot, &context, &error).await;
     while let Some(mail) = shared.next_mail() {
         match readable && mail.is_read() {
@@ -98,8 +98,9 @@ pub(super) struct Ending {
 impl Drop for Ending {
     fn drop(&mut self) {
         // Where it has not said how it ended: a panic, or the end of the process.
+        let turns = self.occupant.context.turns.get().cloned();
         self.occupant.failed(None);
-        self.shared.end();
+        Mailbox(self.shared.clone()).end(turns.as_ref());
     }
 }
 

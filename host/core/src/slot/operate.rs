@@ -5,7 +5,7 @@ use crate::{
     error::{Cause, Code, Error},
     level::ENTERED_FROM,
     limits,
-    log::record::{Delete, Entry, Head, Record, Write},
+    log::record::{Delete, Entry, Head, Record, Write, kept_key},
     message::{Consistency, Purged, Sent},
     names::SessionKey,
     operation::{Operate, ReadState, Reset},
@@ -96,6 +96,7 @@ impl Shell {
                 }
             }
             Action::Import(import) => self.import(session, entering, import),
+            Action::Fork(fork) => self.fork(session, *fork),
             Action::Discard => {
                 let (session, emptied) = self.emptied(session);
                 let sent = self.sent_at(&session);
@@ -111,8 +112,10 @@ impl Shell {
         operation: &Operation,
     ) -> Result<Option<Sent>, Error> {
         self.context.catalogue.require(&session.key.service)?;
-        if matches!(operation.action, Action::Discard) {
-            return self.check_discard(session, operation.expected);
+        match &operation.action {
+            Action::Discard => return self.check_discard(session, operation.expected),
+            Action::Fork(part) => return self.check_fork(session, part, operation.expected),
+            Action::Set(_) | Action::Import(_) => {}
         }
         if let Some(sent) =
             self.recall(session, &operation.id, fingerprint(&operation.action), None)?
@@ -186,7 +189,7 @@ impl Shell {
         check_expected(session, expected).map(|()| None)
     }
 
-    fn sent_at(&self, session: &Session) -> Sent {
+    pub(super) fn sent_at(&self, session: &Session) -> Sent {
         Sent {
             seq: session.head.seq,
             incarnation: Some(Incarnation::of(&session.head)),
@@ -242,7 +245,10 @@ impl Shell {
         for (seq, imported) in (after + 1..).zip(history) {
             let mut entry = imported.entry(seq);
             // Not everyone could read it.
-            entry.origin = entry.origin.filter(|it| self.context.level.get() >= it.level());
+            let level = self.context.level.get();
+            entry.origin = entry.origin.filter(|it| level >= it.level());
+            let id = entry.id.take();
+            entry.id = id.map(|id| kept_key(id, entry.client().map(|client| &**client), level));
             let entry = Arc::new(entry);
             let fingerprint = records::fingerprint(&entry.content_type, &entry.body);
             self.append(&mut session, entry, fingerprint, Written::default());
@@ -292,7 +298,11 @@ impl Shell {
     }
 
     /// Makes changes to a session; nothing of it is in the log yet. On an error it is as it was.
-    fn merge(&self, session: Box<Session>, changes: Vec<(String, Option<Bytes>)>) -> Changed {
+    pub(super) fn merge(
+        &self,
+        session: Box<Session>,
+        changes: Vec<(String, Option<Bytes>)>,
+    ) -> Changed {
         let mut tx = Transaction::new(self.slot, self.context.store.clone(), session);
         for (key, value) in changes {
             let written = match value {
@@ -344,7 +354,7 @@ impl Shell {
         is_kept.then(|| entered.into())
     }
 
-    fn append(
+    pub(super) fn append(
         &mut self,
         session: &mut Session,
         entry: Arc<Entry>,
@@ -448,7 +458,7 @@ struct Entering {
 }
 
 /// Whether the session is the one that is expected, wherever it is.
-fn is_of(session: &Session, expected: Option<Cursor>) -> bool {
+pub(super) fn is_of(session: &Session, expected: Option<Cursor>) -> bool {
     let of = expected.and_then(|expected| expected.of);
     of.is_none_or(|of| of == Incarnation::of(&session.head))
 }
@@ -471,7 +481,7 @@ fn came_before(session: &Session, part: &Import) -> bool {
     })
 }
 
-fn check_expected(session: &Session, expected: Option<Cursor>) -> Result<(), Error> {
+pub(super) fn check_expected(session: &Session, expected: Option<Cursor>) -> Result<(), Error> {
     match expected {
         Some(place) if place.seq != session.head.seq || !is_of(session, expected) => {
             let now = Cursor::after(session.head.seq, Some(Incarnation::of(&session.head)));
@@ -488,7 +498,7 @@ fn fingerprint(action: &Action) -> u128 {
     let entered = match action {
         Action::Set(entered) => Some(entered),
         Action::Import(import) => import.entered.as_ref(),
-        Action::Discard => None,
+        Action::Discard | Action::Fork(_) => None,
     };
     for (key, value) in entered.iter().flat_map(|entered| &entered.changes) {
         hasher.update(key.as_bytes());
@@ -503,7 +513,7 @@ fn changed(detail: String) -> Error {
     Error::new(Code::SessionChanged, detail)
 }
 
-fn invalid(detail: String) -> Error {
+pub(super) fn invalid(detail: String) -> Error {
     Error::new(Code::RequestInvalid, detail)
 }
 

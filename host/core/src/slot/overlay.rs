@@ -10,7 +10,7 @@ use crate::{
     level::{EFFECTS_FROM, HTTP_FROM, Level, OLDEST, SENDS_FROM},
     limits,
     log::record::Write,
-    names::SlotId,
+    names::{SessionId, SlotId},
     plugin::{State, StateFault},
     slot::{
         effects::{EffectChanges, Numbers, OwnEffects},
@@ -290,6 +290,10 @@ impl Transaction {
 }
 
 impl State for Transaction {
+    fn seed(&self) -> Option<&SessionId> {
+        self.session.forked.as_ref()?.as_ref().map(|forked| &forked.root)
+    }
+
     fn get(&mut self, key: &str) -> Result<Option<Bytes>, StateFault> {
         match self.writes.get(key) {
             Some(written) => Ok(written.clone()),

@@ -1,14 +1,14 @@
 //! Tells handlers that want to know it when the first subscriber of their session comes, and when the last has gone. And
-//! whether a session is closed.
+//! whether a session is closed, and where it comes from.
 
 use crate::{
     effects::{
-        Effect, Origin,
+        Effect, Forked, Origin,
         http::{NO_TYPE, Watch},
         rows::{Due, Name},
     },
     error::Error,
-    level::{EFFECTS_FROM, HTTP_FROM},
+    level::{EFFECTS_FROM, FORKED_FROM, HTTP_FROM},
     limits,
     slot::{
         apply::Came,
@@ -19,6 +19,7 @@ use crate::{
     telemetry::repeats,
 };
 use bytes::Bytes;
+use std::sync::Arc;
 
 impl Shell {
     /// Whether a session takes no more messages.
@@ -38,6 +39,28 @@ impl Shell {
         }
         let closed = self.effect_of(session, &Name::Closed)?.is_some();
         Ok(*session.was_closed.insert(closed))
+    }
+
+    /// Where a session comes from, if it was forked off another one.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(super) fn forked(&self, session: &mut Session) -> Result<Option<Arc<Forked>>, Error> {
+        if let Some(forked) = &session.forked {
+            return Ok(forked.clone());
+        }
+        let forked = match session.exists() && self.context.level.get() >= FORKED_FROM {
+            false => None,
+            true => match self.effect_of(session, &Name::Forked)? {
+                Some(Effect::Forked(forked)) => Some(forked),
+                _ => None,
+            },
+        };
+        // This node may not have heard yet that the level is above that.
+        if session.exists() && self.context.level.get() >= FORKED_FROM {
+            session.forked = Some(forked.clone());
+        }
+        Ok(forked)
     }
 
     /// One effect of a session that is not in the cache: as it has it in memory, else as the store does.

@@ -67,7 +67,11 @@ impl Shell {
             shell.existing(session)?;
             reader.check()?;
             let last_seq = session.head.seq;
+            let forked = shell.forked(session)?;
+            let first = forked.as_ref().map_or(1, |forked| forked.first);
             let entries = match range {
+                // Another session has what comes next.
+                Range::After { seq, .. } if seq.saturating_add(1) < first => Vec::new(),
                 Range::After { seq, limit } => {
                     shell.entries(session, seq, limit, limits::PAGE_BYTES_MAX)?
                 }
@@ -80,7 +84,8 @@ impl Shell {
             let entries = entries.into_iter().map(|e| (e.clone(), label(&e))).collect();
             let made_again = shell.was_deleted(key)?;
             let incarnation = Some(Incarnation::of(&session.head));
-            Ok(History { slot: shell.slot, entries, last_seq, incarnation, made_again, held })
+            let (slot, begins) = (shell.slot, None);
+            Ok(History { slot, entries, last_seq, incarnation, made_again, forked, begins, held })
         });
     }
 
@@ -96,6 +101,7 @@ impl Shell {
             info.incarnation = Some(Incarnation::of(&session.head));
             info.made_again = shell.was_deleted(key)?;
             info.closed = shell.is_closed(session)?;
+            info.forked = shell.forked(session)?;
             Ok(info)
         });
     }
@@ -338,5 +344,6 @@ pub fn info(catalogue: &Catalogue, slot: SlotId, key: &SessionKey, head: &Head) 
         incarnation: None,
         made_again: false,
         closed: false,
+        forked: None,
     }
 }

@@ -1,10 +1,12 @@
 //! Repeats: whether a message was applied before, by its idempotency key, and what it was answered.
 //!
-//! Each client who was shown to be somebody has keys of its own ([`used_key`]).
+//! Each client who was shown to be somebody has keys of its own, from [`OWN_KEYS_FROM`] on. A key of before is everybody's, and so is
+//! one that another node has written that did not know the level yet: so both are looked for, at each level.
 
 use crate::{
     error::{Cause, Error},
-    log::record::used_key,
+    level::OWN_KEYS_FROM,
+    log::record::own_key,
     message::{Client, Sent},
     operator,
     position::Incarnation,
@@ -25,13 +27,17 @@ impl Shell {
             return Ok(None);
         }
         let number = session.head.session_number;
-        let own = self.remembered(session, &used_key(id, by))?;
-        // Of before keys were each client's own: it may be another client's.
-        let before = match (own, by) {
-            (None, Some(_)) => self.remembered(session, id)?,
-            _ => None,
+        let own = match by.and_then(|by| own_key(id, by)) {
+            Some(key) => self.remembered(session, &key)?,
+            None => None,
         };
-        let Some(remembered) = own.or(before) else { return Ok(None) };
+        let shared = match own {
+            None => self.remembered(session, id)?,
+            Some(_) => None,
+        };
+        let Some(remembered) = own.or(shared) else { return Ok(None) };
+        // It is kept under another key then, and what is there stays.
+        let may_have_own = by.is_some() && self.context.level.get() >= OWN_KEYS_FROM;
         let entry = match session.recent.iter().find(|entry| entry.seq == remembered.seq) {
             Some(entry) => entry.clone(),
             None => {
@@ -45,7 +51,7 @@ impl Shell {
         let is_same = remembered.fingerprint == fingerprint;
         let is_own = may_repeat(entry.client().map(|client| &**client), by);
         // Another client's, as far as that is known.
-        if before.is_some() && !is_own && (entry.client().is_some() || !is_same) {
+        if shared.is_some() && may_have_own && !is_own && (entry.client().is_some() || !is_same) {
             return Ok(None);
         }
         if !is_same {

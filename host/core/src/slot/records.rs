@@ -43,9 +43,9 @@ pub(super) fn new_record(
     fingerprint: u128,
     written: Written,
 ) -> Box<Message> {
-    if let Some(key) = entry.used_key() {
+    if let Some(key) = &entry.id {
         let remembered = crate::state::Remembered { seq: entry.seq, fingerprint };
-        session.remembered.insert(key.into_owned(), remembered);
+        session.remembered.insert(key.clone(), remembered);
     }
     session.recent.push_back(entry.clone());
     let (key, head) = (session.key.clone(), session.head.clone());

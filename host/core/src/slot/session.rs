@@ -1,6 +1,7 @@
 //! A session as its slot holds it in memory: the latest of everything, committed or not.
 
 use crate::{
+    effects::Forked,
     error::StateError,
     log::record::{DeploymentId, Entry, Head},
     names::{SessionKey, SlotId},
@@ -31,6 +32,8 @@ pub struct Session {
     pub effects: Option<Box<Effects>>,
     /// Whether it was closed when it was read from the store; `None`: that was not looked at. Its effects know better.
     pub was_closed: Option<bool>,
+    /// Where it comes from, if it was forked off another one; `None`: that was not looked at.
+    pub forked: Option<Option<Arc<Forked>>>,
     /// The last batch that changed it (a number of the task's own); 0: none.
     pub changed_in: u64,
     /// The deployment whose `migrate` passed its deadline for this session, once.
@@ -53,6 +56,7 @@ impl Session {
             remembered: Map::default(),
             effects: None,
             was_closed: None,
+            forked: None,
             changed_in: 0,
             late_to: None,
             used: 0,

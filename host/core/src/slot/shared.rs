@@ -6,6 +6,7 @@
 //! as it is. So whoever brings a message never waits, and may go away at any time.
 
 use crate::{
+    error::{Cause, Error},
     limits,
     log::{LogError, Position},
     names::ServiceName,
@@ -380,9 +381,33 @@ impl Shared {
         .await
     }
 
-    /// Takes no more mail; what waits stays.
-    pub fn close(&self) {
-        self.inner.lock().closed = true;
+    /// Takes no more mail; what waits stays, and what has waited on its way here is behind it. What of that has no
+    /// place, or comes to a mailbox that is closed, goes back to who sent it, with all that is behind it.
+    pub fn close(&self, waiting: Vec<Mail>) {
+        let mut inner = self.inner.lock();
+        let was_closed = std::mem::replace(&mut inner.closed, true);
+        let (mut back, max) = (Vec::new(), self.mailbox_max);
+        for mail in waiting {
+            let room = !was_closed && back.is_empty() && inner.mailbox.len() < max;
+            let has_place = room
+                && match &mut inner.places {
+                    Some(places) => places.take(&mail),
+                    None => true,
+                };
+            match has_place {
+                true => inner.mailbox.push_back(mail),
+                false => back.push(mail),
+            }
+        }
+        self.stats.waiting.store(inner.mailbox.len(), Ordering::Relaxed);
+        drop(inner);
+        for mail in back {
+            // One that is asked for from another node finds where the slot goes.
+            mail.refuse(Error::of(
+                Cause::NotOwner,
+                "the slot is leaving this node; nothing was kept",
+            ));
+        }
     }
 
     /// The slot has ended: nothing of it is kept.

@@ -448,7 +448,7 @@ impl Shell {
 
     /// Runs `target` from here on, as the batch that fills says.
     pub(super) fn switch_to(&mut self, target: &Target) -> Activate {
-        let record = target.record();
+        let record = target.record(self.slot);
         self.core.switch(record.clone());
         record
     }

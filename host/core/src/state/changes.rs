@@ -14,7 +14,7 @@ use crate::{
     state::{Remembered, SlotMeta, deleted, hash::Map},
 };
 use bytes::Bytes;
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Coalesced changes of one slot: each key once, with its last value.
 #[derive(Clone, Debug, Default)]
@@ -39,15 +39,15 @@ pub struct SessionChanges {
 #[derive(Clone, Debug)]
 pub enum UsedKey {
     Text(String),
-    /// That of a message whose entry is here anyway: [`Entry::used_key`].
+    /// That of a message whose entry is here anyway.
     Of(Arc<Entry>),
 }
 
 impl UsedKey {
-    pub fn text(&self) -> Cow<'_, str> {
+    pub fn text(&self) -> &str {
         match self {
-            Self::Text(text) => text.into(),
-            Self::Of(entry) => entry.used_key().unwrap_or_default(),
+            Self::Text(text) => text,
+            Self::Of(entry) => entry.id.as_deref().unwrap_or_default(),
         }
     }
 }
@@ -56,7 +56,7 @@ impl From<UsedKey> for String {
     fn from(key: UsedKey) -> Self {
         match key {
             UsedKey::Text(text) => text,
-            UsedKey::Of(_) => key.text().into_owned(),
+            UsedKey::Of(_) => key.text().to_owned(),
         }
     }
 }
@@ -128,7 +128,7 @@ impl Changes {
     }
 
     fn fold_message(&mut self, meta: &mut SlotMeta, message: Message) {
-        if message.entry.seq == 1 {
+        if message.entry.begins() {
             meta.sessions += 1;
         }
         let next = meta.next_session.max(message.session_number.saturating_add(1));

@@ -139,7 +139,9 @@ pub trait StateStore: Send + Sync + 'static {
     ) -> Result<BTreeMap<DeploymentId, SessionCount>, StateError>;
     /// What services have stored of a slot; `None`: it has to be counted.
     fn stored(&self, slot: SlotId) -> Result<Option<stored::StoredByService>, StateError>;
-    /// Counts that, unless it is known, and goes on with it in the next call if there is no time for all. After an upgrade, and
+    /// The subject that a session counts for; `None`: nobody, or it is not counted yet.
+    fn maker(&self, slot: SlotId, key: &SessionKey) -> Result<Option<stored::Maker>, StateError>;
+    /// Counts what services have stored, unless it is known, and goes on with it in the next call if there is no time for all. After an upgrade, and
     /// after a snapshot was restored, it reads every head of the slot once. `true`: there is nothing to go on with.
     fn count_stored(&self, slot: SlotId, until: Instant) -> Result<bool, StateError>;
     /// Applies changes and moves the slot to `meta`, atomically and in order. Not necessarily durable

@@ -8,6 +8,9 @@ use crate::{
 use bytes::Bytes;
 use std::sync::Arc;
 
+/// A session of which there is a head, and whether that can be made out.
+pub type FoundHead = (SessionId, Result<Head, StateError>);
+
 /// A kind of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rows {
@@ -96,6 +99,17 @@ pub trait SlotView: Send + Sync {
         after: Option<&SessionId>,
         limit: usize,
     ) -> Result<Vec<(SessionId, Head)>, StateError>;
+
+    /// As [`Self::sessions`], for one who looks for damage: a head that can't be made out is one of them.
+    ///
+    /// # Errors
+    /// As above.
+    fn heads(
+        &self,
+        service: &ServiceName,
+        after: Option<&SessionId>,
+        limit: usize,
+    ) -> Result<Vec<FoundHead>, StateError>;
 
     /// As [`StateStore::history`].
     ///

@@ -27,6 +27,7 @@ use crate::{
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
+use slotd_quota::writes::Disk;
 use std::{
     fs::{self, File, TryLockError},
     io,
@@ -256,6 +257,12 @@ impl DataDir {
         db.disk_bytes().map_err(|e| StateError::Unavailable(e.to_string()))
     }
 
+    /// How fast the log is, and whether the store keeps up with what is written.
+    pub fn disk(&self) -> Disk {
+        let (bytes, time) = self.shared.large();
+        Disk { bytes, time, behind: self.engine.open_db().is_ok_and(|db| db.is_behind()) }
+    }
+
     /// Closes in order: what is queued is answered, what is in memory is written to tables, so
     /// that the next start has nothing to replay. Later calls do nothing.
     pub fn close(&self) {
@@ -298,6 +305,22 @@ impl DataDir {
             let (key, _) = row.map_err(|e| self.engine.read_error(&db.history, &e))?;
             batch.insert(&db.history, &key, &[1, 0xff, 0xff]);
         }
+        Ok(self.engine.commit(&db, batch)?)
+    }
+
+    /// Puts what does not decode in place of a session's head, as damage does.
+    ///
+    /// # Errors
+    /// As any write.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn damage_head(
+        &self,
+        slot: crate::names::SlotId,
+        key: &crate::names::SessionKey,
+    ) -> Result<(), StateError> {
+        let db = self.engine.open_db().map_err(StateError::Unavailable)?;
+        let mut batch = db.batch(1, false);
+        batch.insert(&db.heads, &super::state::keys::session(slot, key), &[1, 0xff]);
         Ok(self.engine.commit(&db, batch)?)
     }
 

@@ -11,6 +11,7 @@ mod stored;
 use super::DataDir;
 use crate::{
     database::{OpenError, StorageOptions},
+    level::NEWEST,
     log::{
         Append, Claim, LogError, Position, SlotLog,
         record::{Batch, Delete, Entry, Event, Head, Message, Pin, Record, Write},
@@ -111,7 +112,9 @@ impl Slot {
     async fn try_commit(&mut self, dir: &DataDir, records: Vec<Record>) -> Result<(), LogError> {
         let batch = self.batch(records);
         let (slot, term, after) = (self.slot, self.claim.term, self.last);
-        let append = Append { slot, term, after, batch: batch.encode().unwrap() };
+        // Of the oldest format that can have it.
+        let encoded = batch.encode().or_else(|_| batch.encode_at(NEWEST));
+        let append = Append { slot, term, after, batch: encoded.unwrap() };
         self.last = log_of(dir).commit(append).await?;
         self.changes.fold(&mut self.meta, self.last, batch);
         Ok(())

@@ -136,6 +136,10 @@ table! {
     compile_seconds: Histogram "slotd_compile_seconds" [SECONDS];
     /// How long one slot accepted no message because of a swap.
     swap_pause_seconds: Histogram "slotd_swap_pause_seconds" [SECONDS];
+    /// Steps of canaries that were good.
+    canary_steps: Counter "slotd_canary_steps_total";
+    /// Canaries that went back by themselves.
+    canary_returns: Counter "slotd_canary_returns_total";
     /// Requests forwarded to the node that owns their slot.
     forwards: Counter "slotd_forwards_total";
     /// Times that a request waited because no node owned its slot, or was forwarded again.

@@ -53,6 +53,7 @@ pub struct ServiceMetrics {
     traps: [AtomicU64; TRAPS.len()],
     errors: Box<[AtomicU64]>,
     calls: [FixedHistogram; CALLED.len()],
+    answers: FixedHistogram,
 }
 
 impl ServiceMetrics {
@@ -70,6 +71,7 @@ impl ServiceMetrics {
             traps: Default::default(),
             errors: Code::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
             calls: [(); CALLED.len()].map(|()| FixedHistogram::new(SECONDS)),
+            answers: FixedHistogram::new(SECONDS),
         })
     }
 
@@ -87,6 +89,11 @@ impl ServiceMetrics {
     pub fn called(&self, called: Called, took: Duration, host_calls: u64) {
         self.calls[called as usize].record(took.as_secs_f64());
         self.host_calls.fetch_add(host_calls, Relaxed);
+    }
+
+    /// Counts how long a client's message took until it was durable and its answer left.
+    pub fn answered(&self, took: Duration) {
+        self.answers.record(took.as_secs_f64());
     }
 
     /// Counts a stored reply that was returned again.
@@ -230,7 +237,12 @@ impl Known {
         self.among(&SERVICES, service)
     }
 
-    fn among(&mut self, services: &Services, service: &ServiceName) -> &ServiceMetrics {
+    /// As [`Known::of`], to be kept for a while.
+    pub fn shared(&mut self, service: &ServiceName) -> Arc<ServiceMetrics> {
+        self.among(&SERVICES, service).clone()
+    }
+
+    fn among(&mut self, services: &Services, service: &ServiceName) -> &Arc<ServiceMetrics> {
         let known = |(name, metrics): &(ServiceName, Arc<ServiceMetrics>)| {
             name == service && !metrics.gone.load(Relaxed)
         };
@@ -249,7 +261,7 @@ impl Known {
 const SERVICE: &[(&str, &str)] = &[("service", "…")];
 
 /// In the order of [`FAMILIES`].
-pub(super) static ROWS: [Metric; 10] = [
+pub(super) static ROWS: [Metric; 11] = [
     Metric::scraped_counter("slotd_messages_total", SERVICE, "Messages committed."),
     Metric::scraped_counter(
         "slotd_events_total",
@@ -297,13 +309,18 @@ pub(super) static ROWS: [Metric; 10] = [
         SERVICE,
         "Messages that waited for their service's share of a busy node.",
     ),
+    Metric::scraped_histogram(
+        "slotd_message_seconds",
+        SERVICE,
+        "Time from when a client's message came to the node that has its slot until it was durable and its answer left.",
+    ),
 ];
 
 type Family = fn(&ServiceMetrics, &str, &str, &mut String);
 
 /// Each writes a service's series of one family. A service's own series start at zero, so that a
 /// rate sees the first increase; except those per kind of failure.
-const FAMILIES: [Family; 10] = [
+const FAMILIES: [Family; 11] = [
     |m, name, service, out| always(&m.messages, name, service, "", out),
     |m, name, service, out| always(&m.events, name, service, "", out),
     |m, name, service, out| {
@@ -329,6 +346,11 @@ const FAMILIES: [Family; 10] = [
         }
     },
     |m, name, service, out| always(&m.waited, name, service, "", out),
+    |m, name, service, out| {
+        if !m.answers.is_empty() {
+            m.answers.render(name, &format!("service=\"{service}\""), out);
+        }
+    },
 ];
 
 fn if_any(count: &AtomicU64, name: &str, service: &str, labels: &str, out: &mut String) {

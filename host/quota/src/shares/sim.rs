@@ -64,6 +64,8 @@ pub struct Outcome {
     /// By 100 ms: processor time.
     pub used_by: Vec<u64>,
     pub delayed: u64,
+    /// When the last of those came.
+    pub last_delayed: u64,
 }
 
 impl Outcome {
@@ -239,7 +241,10 @@ impl Sim<'_> {
                 }
             }
             self.lines[service].pop_front();
-            self.outcomes[service].delayed += u64::from(came < self.now);
+            if came < self.now {
+                self.outcomes[service].delayed += 1;
+                self.outcomes[service].last_delayed = came;
+            }
             self.open[service] += 1;
             let cost = self.loads[service].cost;
             let job = Job { service, came, left: cost, cost };

@@ -276,8 +276,74 @@ fn a_flood_of_services_takes_no_more_memory() {
     assert!(!controller.is_engaged() && controller.services.is_empty());
 }
 
+/// While none of a service's messages has run, what they cost is a guess. Those that came behind others' were drawn at a
+/// tenth of what they cost for 270 ms, and the queue that they made lasted for a second.
+#[test]
+fn what_costs_more_than_a_guess_does_not_fill_the_queue_before_it_is_known() {
+    let mut loads = vec![Load::new(Arrivals::Poisson(1_666.0), 50)];
+    loads.push(Load::new(Arrivals::Closed(30), 2_657));
+    loads.push(Load::new(Arrivals::Closed(140), 2_864));
+    loads.push(Load::new(Arrivals::Bursts(280, 100 * MS), 2_433));
+    let (with, _) = run(machine(1, 2 * SECOND), &loads);
+    let worst = with[0].percentile(1.0, 600 * MS, u64::MAX);
+    println!("the modest one waits {worst} ns at most after 600 ms");
+    assert!(worst <= 30 * MS, "{worst}");
+}
+
+/// It waits for nobody: what it is kept from, nobody has.
+#[test]
+fn one_that_is_alone_does_not_wait_until_another_comes() {
+    let mut controller = Controller::new(1.0, Duration::ZERO);
+    let tick = |controller: &mut Controller, ms: u64, other: u64| {
+        let time = Duration::from_millis(10);
+        let used =
+            |service, time, done| Used { service, time, aside: Duration::ZERO, done, open: 50 };
+        let services = [used("flood", time, 1_000), used("other", Duration::ZERO, other)];
+        let services = if other > 0 { &services[..] } else { &services[..1] };
+        let now = Duration::from_millis(ms);
+        controller.on(&Tick { now, busy: time, idle: Duration::ZERO, delay: time * 10, services });
+        now
+    };
+    let goes = |controller: &mut Controller, now| {
+        (0..5_000).all(|_| controller.admit("flood", 50, now) == Admission::Go)
+    };
+    let mut now = Duration::ZERO;
+    for n in 1..50 {
+        now = tick(&mut controller, n * 10, 1);
+    }
+    assert!(controller.is_engaged() && !goes(&mut controller, now));
+    for n in 50..300 {
+        now = tick(&mut controller, n * 10, 0);
+    }
+    assert!(goes(&mut controller, now), "nobody else was there for two seconds");
+    assert_eq!(controller.admit("other", 1, now), Admission::Go);
+    assert!(!goes(&mut controller, now), "somebody is there");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// A node with one active service would do less with shares than without, for nobody's sake.
+    #[test]
+    fn one_that_is_alone_is_as_without_shares(
+        cores in 1usize..5,
+        kind in 0u8..3,
+        size in 1u64..60,
+        cost in 20u64..3_000,
+    ) {
+        let arrivals = match kind {
+            0 => Arrivals::Poisson(size as f64 * 2_000.0),
+            1 => Arrivals::Closed(size as usize * 10),
+            _ => Arrivals::Bursts(size as usize * 20, 100 * MS),
+        };
+        let loads = [Load::new(arrivals, cost)];
+        let machine = machine(cores, SECOND);
+        let [with, without] = [true, false].map(|shares| run(Machine { shares, ..machine }, &loads).0);
+        // Until the first tick nobody knows that there is no other.
+        prop_assert!(with[0].last_delayed <= 10 * MS, "{} waited", with[0].delayed);
+        let (with, without) = (with[0].times.len() as f64, without[0].times.len() as f64);
+        prop_assert!(with >= 0.98 * without, "{with} of {without} messages");
+    }
 
     /// Whatever services do: all is used up to the target while there is work, one that stays well below its fair share is
     /// hardly delayed, and each one's wait has an end.
@@ -304,7 +370,7 @@ proptest! {
         prop_assert!(used(&with) as f64 >= 0.88 * used(&without) as f64, "{} of {}", used(&with), used(&without));
         // By then all that came before anything was known of its cost is worked off.
         let p99 = with[0].percentile(0.99, SECOND, u64::MAX);
-        prop_assert!(p99 <= 75 * MS, "{p99}");
+        prop_assert!(p99 <= 60 * MS, "{p99}");
     }
 
     /// Whatever the controller is told, and asked when: it answers with a time that is near, and with numbers.

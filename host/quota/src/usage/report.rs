@@ -73,6 +73,19 @@ impl Sums {
         }
     }
 
+    /// Adds what nodes have answered: the last day that each has, of those that were asked for, and its rows. A node that did not run on
+    /// the last of these days had nothing then: what it had before, others have, or it is gone.
+    pub fn add_nodes(&mut self, by: By, nodes: Vec<(Option<Date>, Vec<Row>)>) {
+        let last = nodes.iter().filter_map(|(day, _)| *day).max();
+        for (day, mut rows) in nodes {
+            // One of a version from before does not say it.
+            if by != By::Day && day.is_some_and(|day| Some(day) < last) {
+                rows.iter_mut().for_each(|row| row.amounts.stored_bytes = 0);
+            }
+            self.add_rows(rows);
+        }
+    }
+
     /// Adds what another node has answered.
     pub fn add_rows(&mut self, rows: impl IntoIterator<Item = Row>) {
         for Row { of, amounts } in rows {
@@ -169,6 +182,29 @@ mod tests {
         let wire = serde_json::to_string(&sum(By::Service, None)).unwrap();
         sums.add_rows(serde_json::from_str::<Vec<Row>>(&wire).unwrap());
         assert_eq!(shown(&sums.rows()), ["board 6 0", "chat 36 100"]);
+    }
+
+    /// A slot that moved before the last day would be stored twice in a bill: where it was, and where it is.
+    #[test]
+    fn what_a_node_had_before_the_last_day_is_not_stored_then() {
+        let left = day("2026-11-29", &[("chat", Some("ann"), 1, 100)]);
+        let taken = [day("2026-11-29", &[]), day("2026-11-30", &[("chat", Some("ann"), 2, 100)])];
+        let sum = |by, of: &[&[Day]]| {
+            let nodes = of.iter().map(|days| {
+                let mut sums = Sums::default();
+                sums.add_days(&ask(by, None), days);
+                (days.last().map(|day| day.day), sums.rows())
+            });
+            let mut sums = Sums::default();
+            sums.add_nodes(by, nodes.collect());
+            shown(&sums.rows())
+        };
+        let one = std::slice::from_ref(&left);
+        assert_eq!(sum(By::Subject, &[one, &taken]), ["chat ann 3 100"]);
+        assert_eq!(sum(By::Service, &[&taken, one]), ["chat 3 100"]);
+        assert_eq!(sum(By::Service, &[one, &[]]), ["chat 1 100"], "it is the last that there is");
+        let by_day = ["chat 2026-11-29 1 100", "chat 2026-11-30 2 100"];
+        assert_eq!(sum(By::Day, &[one, &taken]), by_day);
     }
 
     /// Names come from clients: an answer that has all of them would not fit.

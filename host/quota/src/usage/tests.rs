@@ -60,8 +60,8 @@ fn usage_is_kept_by_day_over_a_restart() {
 fn what_is_stored_is_a_gauge_and_a_sum_over_time() {
     let dir = tempfile::tempdir().unwrap();
     let usage = open(dir.path(), NOON);
-    usage.stored([("chat", 100), ("other", 1)], Duration::from_secs(30));
-    usage.stored([("chat", 50)], Duration::from_secs(30));
+    usage.stored([("chat", None, 100), ("other", None, 1)], Duration::from_secs(30));
+    usage.stored([("chat", None, 50)], Duration::from_secs(30));
     let days = all(&usage);
     let stored: Vec<_> = days[0]
         .accounts
@@ -69,6 +69,36 @@ fn what_is_stored_is_a_gauge_and_a_sum_over_time() {
         .map(|a| (a.amounts.stored_bytes, a.amounts.stored_byte_seconds))
         .collect();
     assert_eq!(stored, [(50, 4_500), (0, 30)]);
+}
+
+/// Who only stores would take the places of those who send: a bill of a tenant would say nothing of what it did.
+#[test]
+fn what_subjects_store_is_theirs_and_leaves_places_for_those_who_send() {
+    let dir = tempfile::tempdir().unwrap();
+    let usage = open(dir.path(), NOON);
+    let names: Vec<_> = (0..3 * limits::USAGE_SUBJECTS_MAX).map(|n| n.to_string()).collect();
+    let stored = || {
+        let subjects = names.iter().map(|name| ("chat", Some(&**name), 2));
+        [("chat", None, 5)].into_iter().chain(subjects)
+    };
+    usage.stored(stored(), Duration::from_secs(10));
+    usage.stored(stored(), Duration::from_secs(10));
+    usage.add("chat", Some("ann"), one);
+    let days = all(&usage);
+    assert_eq!(messages(&days, "chat", &Who::Subject("ann".into())), [1]);
+    let of = |who: &Who| {
+        let account = days[0].accounts.iter().find(|account| account.who == *who).unwrap();
+        (account.amounts.stored_bytes, account.amounts.stored_byte_seconds)
+    };
+    assert_eq!(of(&Who::Nobody), (5, 100));
+    assert_eq!(of(&Who::Subject("0".into())), (2, 40));
+    let own = limits::USAGE_SUBJECTS_MAX / 2;
+    let others = 2 * (names.len() - own) as u64;
+    assert_eq!(of(&Who::Other), (others, others * 20));
+    // They have deleted all.
+    usage.stored([], Duration::from_secs(10));
+    let left = all(&usage)[0].accounts.iter().map(|it| it.amounts.stored_bytes).sum::<u64>();
+    assert_eq!(left, 0);
 }
 
 /// Who asks for a quarter would keep the node from saying what is stored, and from writing, as long as the disk takes.
@@ -85,7 +115,7 @@ fn a_report_that_reads_files_keeps_nobody_waiting() {
         let (done, is_done) = std::sync::mpsc::channel();
         let usage = &usage;
         scope.spawn(move || {
-            usage.stored([("chat", 1)], Duration::ZERO);
+            usage.stored([("chat", None, 1)], Duration::ZERO);
             done.send(()).unwrap();
         });
         let waited = is_done.recv_timeout(Duration::from_secs(10));

@@ -39,6 +39,9 @@ pub struct Query {
     /// The body's type [default: application/json if it is JSON, else text or bytes]
     #[arg(long, value_name = "TYPE")]
     pub content_type: Option<String>,
+    /// Ask the session as it was behind this message
+    #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(u64).range(1..))]
+    pub at: Option<u64>,
     #[command(flatten)]
     pub api: ApiArgs,
 }
@@ -106,8 +109,9 @@ pub struct Sessions {
 
 #[derive(Debug, Subcommand)]
 pub enum SessionCmd {
-    /// Show a session
-    Show(SessionArgs),
+    /// Show a session, as it is or as it was
+    #[command(visible_alias = "get")]
+    Show(SessionShow),
     /// Print a session's state, or the raw bytes of one value
     State(SessionState),
     /// Correct a value of a session's state, without its handler
@@ -119,6 +123,11 @@ pub enum SessionCmd {
     Export(SessionExport),
     /// Create a session from a file that `export` wrote
     Import(SessionImport),
+    /// Make a new session with the history of this one up to a message
+    ///
+    /// It has the state that this one had there, and goes on by itself. Its own messages begin with the next number.
+    /// Run again, it does nothing more.
+    Fork(SessionFork),
     /// Delete a session, or all sessions with an id prefix, permanently
     Delete(SessionDelete),
 }
@@ -213,6 +222,24 @@ pub struct SessionImport {
 }
 
 #[derive(Debug, Args)]
+pub struct SessionFork {
+    /// The service's name
+    pub service: String,
+    /// The session's id
+    pub session: String,
+    /// The new session's id
+    pub to: String,
+    /// The last message that the new one has of it [default: the last one that there is]
+    #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(u64).range(1..))]
+    pub at: Option<u64>,
+    /// The number of the deployment that it stays on: the one that handled that message. Or the current one
+    #[arg(long, value_name = "NUMBER")]
+    pub deployment: Option<u32>,
+    #[command(flatten)]
+    pub api: ApiArgs,
+}
+
+#[derive(Debug, Args)]
 pub struct SessionDelete {
     /// The service's name
     pub service: String,
@@ -235,11 +262,14 @@ pub struct SessionDelete {
 }
 
 #[derive(Debug, Args)]
-pub struct SessionArgs {
+pub struct SessionShow {
     /// The service's name
     pub service: String,
     /// The session's id
     pub session: String,
+    /// As it was behind this message
+    #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(u64).range(1..))]
+    pub at: Option<u64>,
     #[command(flatten)]
     pub api: ApiArgs,
 }

@@ -1,7 +1,10 @@
 //! `slotd plugin test --wasm`: runs the built component in a node's plugin host, against scripted
 //! messages.
 
-use super::build::component;
+use super::{
+    build::component,
+    captures::{Replayed, folder_captures, run_all},
+};
 use crate::{
     files, limits,
     names::ServiceName,
@@ -27,12 +30,15 @@ pub struct ScriptOptions {
     pub scripts: Vec<PathBuf>,
     /// A component to test instead of the built one.
     pub component: Option<PathBuf>,
+    /// Those of the folder; no scripts.
+    pub only_captures: bool,
 }
 
 /// The results of all scripts.
 #[derive(Debug, Serialize)]
 pub struct ScriptReport {
     pub scripts: Vec<Played>,
+    pub captures: Vec<Replayed>,
 }
 
 /// The result of one script.
@@ -52,9 +58,10 @@ pub struct FailedCall {
 }
 
 impl ScriptReport {
-    /// Calls that did not match their expectation.
+    /// Calls that did not match their expectation, and captures that are not as they should be.
     pub fn failed(&self) -> usize {
-        self.scripts.iter().map(|played| played.failed.len()).sum()
+        let calls: usize = self.scripts.iter().map(|played| played.failed.len()).sum();
+        calls + self.captures.iter().filter(|replayed| !replayed.good).count()
     }
 }
 
@@ -71,16 +78,26 @@ impl fmt::Display for ScriptReport {
             let good = calls - failed.len();
             writeln!(f, "{script}: {good} of {calls} calls as expected")?;
         }
+        for replayed in &self.captures {
+            let (file, because) = (replayed.capture.display(), replayed.because);
+            match replayed.good {
+                true => writeln!(f, "{file}: as it should be ({because})")?,
+                false => {
+                    writeln!(f, "{file}: not as it should be ({because})")?;
+                    replayed.differ(f)?;
+                }
+            }
+        }
         Ok(())
     }
 }
 
-/// Builds the component, unless one is given, and runs every script against it.
+/// Builds the component, unless one is given, and runs every script and capture against it.
 ///
 /// # Errors
 /// If there is no script, one can't be read, the component can't be built, or slotd refuses it.
 pub async fn play(options: &ScriptOptions, steps: &Steps) -> anyhow::Result<ScriptReport> {
-    let scripts = scripts(options)?;
+    let (scripts, captures) = all(options)?;
     let (name, bytes) = match &options.component {
         Some(file) => (String::new(), Bytes::from(read(file)?)),
         None => {
@@ -91,8 +108,8 @@ pub async fn play(options: &ScriptOptions, steps: &Steps) -> anyhow::Result<Scri
     };
     let service = ServiceName::parse(&name).map_or("plugin", |_| &*name);
     let scratch = tempfile::tempdir().context("making a temporary folder")?;
-    let mut runner = Runner::new(service, bytes, scratch.path()).await?;
-    let mut report = ScriptReport { scripts: Vec::new() };
+    let mut runner = Runner::new(service, bytes.clone(), scratch.path()).await?;
+    let mut report = ScriptReport { scripts: Vec::new(), captures: Vec::new() };
     for (file, lines) in scripts {
         runner.begin();
         load(&mut runner, &file, &lines).await?;
@@ -109,6 +126,7 @@ pub async fn play(options: &ScriptOptions, steps: &Steps) -> anyhow::Result<Scri
         }
         report.scripts.push(Played { script: file, calls, failed });
     }
+    report.captures = run_all(&captures, bytes).await?;
     Ok(report)
 }
 
@@ -136,15 +154,25 @@ pub(super) fn folder_scripts(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn scripts(options: &ScriptOptions) -> anyhow::Result<Vec<(PathBuf, Vec<Step>)>> {
-    let mut files = options.scripts.clone();
-    if files.is_empty() {
+/// Scripts, with their steps.
+type Scripts = Vec<(PathBuf, Vec<Step>)>;
+
+/// The scripts and captures that are named, or else those of the folder.
+fn all(options: &ScriptOptions) -> anyhow::Result<(Scripts, Vec<PathBuf>)> {
+    let is_capture = |file: &PathBuf| file.extension().is_some_and(|it| it == "json");
+    let (mut captures, mut files): (Vec<_>, Vec<_>) =
+        options.scripts.iter().cloned().partition(is_capture);
+    if options.only_captures {
+        return Ok((Vec::new(), folder_captures(&options.dir)?));
+    }
+    if options.scripts.is_empty() {
         let dir = &options.dir;
         files = folder_scripts(dir);
+        captures = folder_captures(dir)?;
         ensure!(
-            !files.is_empty(),
-            "{} has no script: write {SCRIPT} or tests/NAME.jsonl (docs/plugins.md says how), or \
-             name one",
+            !files.is_empty() || !captures.is_empty(),
+            "{} has no script: write {SCRIPT} or tests/NAME.jsonl (docs/plugins.md says how), put \
+             a capture into captures/ (docs/capture.md), or name one",
             dir.display()
         );
     }
@@ -164,7 +192,7 @@ fn scripts(options: &ScriptOptions) -> anyhow::Result<Vec<(PathBuf, Vec<Step>)>>
             Err(why) => bail!("{}, {why}", file.display()),
         }
     }
-    Ok(scripts)
+    Ok((scripts, captures))
 }
 
 pub(super) fn read(file: &Path) -> anyhow::Result<Vec<u8>> {

@@ -5,6 +5,7 @@ use super::{
     script::{folder_scripts, read},
 };
 use crate::{
+    capture::Capture,
     limits,
     names::ServiceName,
     script::Runner,
@@ -70,6 +71,8 @@ pub struct FoundReport {
     pub script: PathBuf,
     /// The script fails when it is played by itself.
     pub shown: bool,
+    /// The file with the script's last message, if one message can show it.
+    pub capture: Option<PathBuf>,
     pub lines: Vec<String>,
     /// How to play it.
     pub play: String,
@@ -121,6 +124,10 @@ pub async fn simulate(options: &SimOptions, steps: &Steps) -> anyhow::Result<Sim
             let script = file(found.seed);
             let written = fs::write(&script, &found.script);
             written.with_context(|| format!("writing {}", script.display()))?;
+            let capture = match &found.capture {
+                Some(capture) => Some(write_capture(capture, &script)?),
+                None => None,
+            };
             let lines = found.script.lines().filter(|line| !line.starts_with("//"));
             Some(FoundReport {
                 seed: found.seed,
@@ -133,6 +140,7 @@ pub async fn simulate(options: &SimOptions, steps: &Steps) -> anyhow::Result<Sim
                 shortest: found.is_shortest,
                 shown: found.is_shown,
                 play: play_again(options, &script),
+                capture,
                 script,
             })
         }
@@ -151,6 +159,14 @@ fn kind(what: &What) -> &'static str {
         What::Migrate => "migrate",
         What::Rule(_) => "rule",
     }
+}
+
+/// Beside the script.
+fn write_capture(capture: &Capture, script: &Path) -> anyhow::Result<PathBuf> {
+    let file = script.with_extension("capture.json");
+    let text = capture.text().map_err(|why| anyhow!(why))?;
+    fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
+    Ok(file)
 }
 
 fn play_again(options: &SimOptions, script: &Path) -> String {
@@ -305,6 +321,9 @@ impl fmt::Display for SimReport {
         )?;
         for line in &found.lines {
             writeln!(f, "  {line}")?;
+        }
+        if let Some(capture) = &found.capture {
+            writeln!(f, "\nits last message, as a capture: {}", capture.display())?;
         }
         match found.shown {
             true => writeln!(f, "\nplay it: {}", found.play),

@@ -300,7 +300,7 @@ fn counted(error: Error) -> Error {
 ///
 /// # Errors
 /// As `read_body`; `request-invalid`.
-async fn body<T: DeserializeOwned>(
+pub(super) async fn body<T: DeserializeOwned>(
     body: Body,
     buffers: &Arc<Buffers>,
     deadline: &Deadline<'_>,

@@ -2,6 +2,7 @@
 
 use super::{EndLine, EventLine, FORMAT, HeadLine, Line, MessageLine, StateLine};
 use crate::{
+    effects::{Origin, lines::OriginLines},
     error::{Code, Error},
     limits,
     log::record::Entry,
@@ -110,7 +111,7 @@ impl Export {
         let page = loop {
             let (reader, consistency) = (ReadBy::Operator, Consistency::Current);
             let read = ReadHistory { key: self.key.clone(), range, reader, consistency };
-            match self.node.call(read).await {
+            match self.node.history(read).await {
                 Err(full)
                     if full.code == Code::BuffersFull && crate::clock::timer_now() < until =>
                 {
@@ -119,7 +120,15 @@ impl Export {
                 page => break page?,
             }
         };
-        let History { entries, incarnation, .. } = page;
+        let History { entries, incarnation, begins, .. } = page;
+        if let Some(first) = begins {
+            let why = format!(
+                "the history of {} begins with message {first}: those before went with the session that had them; export \
+                 it without the history",
+                self.key
+            );
+            return Err(Error::new(Code::HistoryUnavailable, why));
+        }
         self.is_same(incarnation == self.at.of || incarnation.is_none())?;
         let mut reached = after;
         for (entry, _) in entries.iter().filter(|(entry, _)| entry.seq <= self.at.seq) {
@@ -149,15 +158,9 @@ impl Export {
             reply_base64: BASE64.encode(&entry.reply),
             digest: self.service.deployment(entry.deployment).map(|known| known.digest),
             events: events.collect(),
-            timer: None,
-            delivery: None,
-            answer: None,
-            http: None,
-            part: None,
-            presence: None,
-            client: None,
+            origin: OriginLines::default(),
         };
-        line.set_origin(entry.origin.as_deref());
+        line.set_origin(entry.origin.as_deref().and_then(Origin::shown));
         line
     }
 

@@ -67,8 +67,8 @@ impl UsageView {
         let UsageReport { rows, stored, silent } = report;
         let stored = stored.into_iter().map(|(service, sum)| StoredView {
             service,
-            sessions: sum.sessions,
-            bytes: sum.bytes,
+            sessions: sum.all.sessions,
+            bytes: sum.all.bytes,
         });
         Self {
             since: since.to_string(),

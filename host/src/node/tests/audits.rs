@@ -8,7 +8,7 @@ use crate::{
     state::changes::Changes,
 };
 
-async fn audited(fixture: &Fixture, spec: AuditSpec) -> AuditReport {
+pub(super) async fn audited(fixture: &Fixture, spec: AuditSpec) -> AuditReport {
     let Fixture { node, service, .. } = fixture;
     let mut report = node.start_audit(service, spec).await.unwrap();
     let until = crate::clock::now() + TIMEOUT;
@@ -141,6 +141,37 @@ async fn a_row_that_does_not_decode_is_damage_and_the_node_goes_on() {
     assert_eq!((report.verdict, report.same, report.differing), (Verdict::Differs, 2, 1));
     let finding = &report.findings[0];
     assert_eq!((&*finding.session, finding.looks_like), ("session-1", Looks::Damage));
+    assert_eq!(*fixture.node.health.borrow(), Health::Ready);
+}
+
+/// One damaged head would hide all other sessions of its slot, damaged ones too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_that_does_not_decode_is_found_and_its_slot_looked_at_to_the_end() {
+    let fixture = Fixture::new().await;
+    fixture.deploy("1.0.0", testkit::guest().into()).await.unwrap();
+    let slot_of = |n: u64| {
+        let key = SessionKey::parse("s", &format!("session-{n}")).unwrap();
+        (fixture.node.router.slot_of(&key), key)
+    };
+    let (slot, _) = slot_of(0);
+    // In one slot: something before it, and behind it.
+    let mut keys: Vec<_> = (0..).map(slot_of).filter(|of| of.0 == slot).take(5).collect();
+    for (_, key) in &keys {
+        fixture.node.send(key, message(b"sone")).await.unwrap();
+    }
+    assert_eq!(audited(&fixture, AuditSpec::default()).await.verdict, Verdict::Same);
+    keys.sort_by(|one, other| one.1.session.as_str().cmp(other.1.session.as_str()));
+    fixture.node.data_dir.damage_head(slot, &keys[2].1).unwrap();
+    for sample in [None, Some(100)] {
+        let report = audited(&fixture, AuditSpec { sample, ..AuditSpec::default() }).await;
+        assert_eq!((report.verdict, report.same, report.differing), (Verdict::Differs, 4, 1));
+        assert_eq!(report.slots_unseen, 0, "{report:?}");
+        let finding = &report.findings[0];
+        assert_eq!(finding.session, keys[2].1.session.to_string());
+        assert_eq!((finding.seq, finding.looks_like), (0, Looks::Damage));
+    }
+    // Nor does counting the sessions for a sample's share end the node.
+    assert_eq!(fixture.node.stored_sessions(&fixture.service).await.unwrap(), 5);
     assert_eq!(*fixture.node.health.borrow(), Health::Ready);
 }
 

@@ -13,6 +13,7 @@ type Answer = oneshot::Receiver<Result<Sent, Error>>;
 
 struct Fixture {
     shares: Arc<Shares>,
+    mailbox: Mailbox,
     now: std::cell::Cell<Duration>,
 }
 
@@ -20,11 +21,14 @@ impl Fixture {
     /// A busy node, on which the service `flood` has had far more than its share.
     fn busy() -> Self {
         let shares = Shares::new(Loads::new(|service| service.as_str() != "nobody"), 1);
-        let this = Self { shares, now: std::cell::Cell::default() };
+        let mailbox = Mailbox::detached(100_000);
+        let this = Self { shares, mailbox, now: std::cell::Cell::default() };
         let second = Duration::from_secs(1);
         for _ in 0..2 {
             this.tick(second, second, second);
         }
+        // Who is alone waits for nobody.
+        assert!(this.bring("quiet", "first").0.unwrap().is_some());
         assert!(this.shares.controller.is_engaged());
         this
     }
@@ -48,17 +52,8 @@ impl Fixture {
 
     /// Brings a message; `None`: it waits.
     fn bring(&self, service: &str, body: &str) -> (Result<Option<Mail>, Error>, Answer) {
-        let (reply, answer) = oneshot::channel();
-        let message = Incoming {
-            id: None,
-            sender: None,
-            content_type: "text/plain".into(),
-            body: body.to_owned().into(),
-            trace: None,
-            client: None,
-        };
-        let key = SessionKey::parse(service, "x").unwrap();
-        (self.shares.admit(1, Message::new(key, message).mail(reply)), answer)
+        let (mail, answer) = message(service, body);
+        (self.shares.admit(&self.mailbox, mail), answer)
     }
 
     /// Brings one that waits.
@@ -74,10 +69,28 @@ impl Fixture {
 
     /// What is let out, in order.
     fn released(&self) -> Vec<String> {
-        let out = Mutex::new(Vec::new());
-        self.shares.release(&|_, mail| out.lock().push(body(&mail)));
-        out.into_inner()
+        self.shares.release();
+        self.mailed()
     }
+
+    /// What the mailbox has.
+    fn mailed(&self) -> Vec<String> {
+        std::iter::from_fn(|| self.mailbox.next()).map(|mail| body(&mail)).collect()
+    }
+}
+
+fn message(service: &str, body: &str) -> (Mail, Answer) {
+    let (reply, answer) = oneshot::channel();
+    let message = Incoming {
+        id: None,
+        sender: None,
+        content_type: "text/plain".into(),
+        body: body.to_owned().into(),
+        trace: None,
+        client: None,
+    };
+    let key = SessionKey::parse(service, "x").unwrap();
+    (Message::new(key, message).mail(reply), answer)
 }
 
 fn body(mail: &Mail) -> String {
@@ -105,21 +118,50 @@ fn one_beyond_its_share_waits_in_order_and_others_pass() {
     drop((answers, last));
 }
 
-/// It would come into its mailbox before one of the same session that was sent earlier.
+/// When its slot has moved, what comes later goes to the next owner; what waits here would be overtaken.
 #[test]
-fn what_comes_while_others_leave_is_behind_them() {
+fn what_waits_for_a_slot_that_leaves_goes_the_way_of_its_mail() {
     let busy = Fixture::busy();
-    let _first = busy.wait("first");
+    let other = Mailbox::detached(1);
+    let _answers: Vec<_> = (0..5).map(|n| busy.wait(&n.to_string())).collect();
+    let of_other: Vec<_> = (0..3)
+        .map(|n| {
+            let (mail, answer) = message("flood", &format!("other {n}"));
+            assert!(busy.shares.admit(&other, mail).unwrap().is_none());
+            answer
+        })
+        .collect();
+    let turns: Arc<dyn Turns> = busy.shares.clone();
+    other.close_detached(&turns);
+    // One has a place in the mailbox; those behind it go back, to be sent to wherever the slot is then.
+    assert_eq!(other.next().as_ref().map(body), Some("other 0".into()));
+    for answer in of_other.into_iter().skip(1) {
+        let error = answer.now_or_never().unwrap().unwrap().unwrap_err();
+        assert!(error.is(Cause::NotOwner), "{error}");
+    }
+    let (late, _answer) = message("flood", "late");
+    assert!(busy.shares.admit(&other, late).unwrap().is_some(), "its slot says that it has left");
+    assert_eq!(busy.waiting(), 5);
+    busy.mailbox.close_detached(&turns);
+    assert_eq!(busy.mailed(), ["0", "1", "2", "3", "4"]);
+    assert_eq!((busy.waiting(), busy.shares.waiting.load(Relaxed)), (0, 0));
+}
+
+/// A message of some bytes would wait for the megabytes of another service, also while there is time to spare.
+#[test]
+fn one_that_writes_much_waits_until_what_it_has_written_is_durable() {
+    let busy = Fixture::busy();
     busy.rest();
-    let (out, late) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
-    busy.shares.release(&|_, mail| {
-        if late.lock().is_empty() {
-            late.lock().push(busy.wait("second"));
-        }
-        out.lock().push(body(&mail));
-    });
-    out.lock().extend(busy.released());
-    assert_eq!(*out.lock(), ["first", "second"]);
+    let service = ServiceName::parse("flood").unwrap();
+    let load = busy.shares.loads.of(&service).unwrap();
+    load.bound(slotd_quota::writes::Bound { most: 1_000, each: 600 });
+    let first = load.has_written(600);
+    let _waits = busy.wait("second");
+    assert!(busy.bring("quiet", "q").0.unwrap().is_some());
+    assert!(busy.released().is_empty());
+    assert!(busy.shares.wait(&service, 0).is_some(), "what is due of it waits, too");
+    drop(first);
+    assert_eq!(busy.released(), ["second"]);
 }
 
 /// Lines would grow without end, or a message wait for longer than its client does and then be handled.

@@ -7,15 +7,15 @@ use super::{
 };
 use crate::{
     limits,
-    loads::Work,
-    names::{ServiceName, SlotId},
+    loads::{Load, Work},
+    names::ServiceName,
     plugin::PluginHost,
-    slot::Mail,
     telemetry::metrics,
 };
 use slotd_quota::{
     limits::SHARES_TICK,
     shares::{State, Tick, Used},
+    writes::{Bound, Disk, Writes, Written},
 };
 use std::{
     collections::HashMap,
@@ -25,7 +25,7 @@ use std::{
 };
 use tokio::runtime::Handle;
 
-/// Starts it; it ends with the node. Mail that may go is given to `place`, in order. Call it on the runtime that serves.
+/// Starts it; it ends with the node. Call it on the runtime that serves.
 ///
 /// # Errors
 /// No thread can be started.
@@ -33,16 +33,18 @@ pub fn start(
     shares: &Arc<Shares>,
     plugins: Arc<PluginHost>,
     cores: usize,
-    place: impl Fn(SlotId, Mail) + Send + 'static,
+    disk: impl Fn() -> Disk + Send + 'static,
 ) -> io::Result<()> {
     let (of, runtime) = (Arc::downgrade(shares), Handle::current());
     let meter = Meter::new(plugins, &runtime, cores, shares.started.elapsed());
     let thread = crate::thread::start("slotd-shares", move || {
-        // A slot may have to be started for what is let out.
+        // A task says now and then how long it has waited for its turn.
         let _runtime = runtime.enter();
         let probe = Probe::default();
-        let mut ticker = Ticker { meter, probe, seen: HashMap::new(), next: Duration::ZERO };
-        while let Some(pause) = turn(&of, &mut ticker, &place) {
+        let writes = Writes::new(Duration::ZERO);
+        let (seen, next, disk) = (HashMap::new(), Duration::ZERO, Box::new(disk));
+        let mut ticker = Ticker { meter, probe, seen, next, disk, writes };
+        while let Some(pause) = turn(&of, &mut ticker) {
             std::thread::park_timeout(pause);
         }
     })?;
@@ -51,7 +53,7 @@ pub fn start(
 }
 
 /// Gives how long there is nothing to do; `None`: never again.
-fn turn(of: &Weak<Shares>, ticker: &mut Ticker, place: &impl Fn(SlotId, Mail)) -> Option<Duration> {
+fn turn(of: &Weak<Shares>, ticker: &mut Ticker) -> Option<Duration> {
     let shares = of.upgrade()?;
     if shares.is_closed() {
         return None;
@@ -62,7 +64,7 @@ fn turn(of: &Weak<Shares>, ticker: &mut Ticker, place: &impl Fn(SlotId, Mail)) -
         ticker.tick(&shares, now);
     }
     if shares.waiting.load(Relaxed) > 0 {
-        shares.release(place);
+        shares.release();
         return Some(limits::SHARES_LOOK);
     }
     Some(ticker.next.saturating_sub(shares.started.elapsed()).max(limits::SHARES_LOOK))
@@ -75,6 +77,8 @@ struct Ticker {
     seen: HashMap<ServiceName, Work>,
     /// When it ticks next.
     next: Duration,
+    disk: Box<dyn Fn() -> Disk + Send>,
+    writes: Writes,
 }
 
 impl Ticker {
@@ -84,7 +88,7 @@ impl Ticker {
         if self.seen.len() > loads.len() {
             self.seen.retain(|service, _| loads.iter().any(|(known, _)| known == service));
         }
-        let mut used = Vec::new();
+        let (mut used, mut written) = (Vec::new(), Vec::new());
         for (service, load) in &loads {
             let work = load.work();
             let before = self.seen.insert(service.clone(), work).unwrap_or_default();
@@ -97,18 +101,48 @@ impl Ticker {
                     open: work.open,
                 });
             }
+            if work.bytes > before.bytes {
+                written.push(Written {
+                    service: service.as_str(),
+                    weight: shares.controller.weight(service.as_str()),
+                    bytes: work.bytes - before.bytes,
+                    messages: work.writes - before.writes,
+                });
+            }
         }
+        let disk = (self.disk)();
+        let writes_much = self.write(now, disk, &loads, &written) || disk.behind;
         let Reading { busy, idle } = reading;
         let delay = self.probe.delay(now);
         let tick = Tick { now, busy, idle, delay, services: &used };
         let state = shares.controller.on(&tick);
-        let often = state.engaged || state.utilization >= limits::SHARES_TICK_OFTEN;
+        let often = state.engaged || state.utilization >= limits::SHARES_TICK_OFTEN || writes_much;
         shares.often.store(often, Relaxed);
         if often {
             self.probe.send(shares.started);
         }
         self.next = now + if often { SHARES_TICK } else { limits::SHARES_TICK_IDLE };
         show(shares, &state);
+    }
+}
+
+impl Ticker {
+    /// Says what services may have under way to the log from now on. Gives whether any has a bound.
+    fn write(
+        &mut self,
+        now: Duration,
+        disk: Disk,
+        loads: &[(ServiceName, Arc<Load>)],
+        written: &[Written<'_>],
+    ) -> bool {
+        let bounds: HashMap<_, _> = self.writes.on(now, disk, written).collect();
+        let mut any = false;
+        for (service, load) in loads {
+            let bound = bounds.get(service.as_str()).copied().unwrap_or(Bound::NONE);
+            any |= bound != Bound::NONE;
+            load.bound(bound);
+        }
+        any
     }
 }
 

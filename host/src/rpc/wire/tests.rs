@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     buffers::Held,
+    effects::Forked,
     log::record::{Entry, Event},
     message::{
         Answer, Consistency, Ephemeral, History, Origin, PinInfo, Published, Range, ReadBy, Sent,
@@ -20,6 +21,11 @@ use crate::{
 use std::{collections::BTreeSet, time::Duration};
 
 mod golden;
+
+fn forked() -> Arc<Forked> {
+    let from = SessionKey::parse("chat", "room").unwrap().session;
+    Forked { root: from.clone(), from, of: 1, at: 7, first: 6, depth: 2 }.into()
+}
 
 fn key() -> SessionKey {
     SessionKey::parse("chat", "room-1").unwrap()
@@ -61,6 +67,7 @@ fn answers_arrive_as_they_were_sent() {
         incarnation: Some(Incarnation::from_wire(9)),
         made_again: true,
         closed: false,
+        forked: None,
     };
     let pinned = SessionInfo {
         pinned: Some(PinInfo { against: "2+cd".into(), reason: "no".into() }),
@@ -109,9 +116,15 @@ fn answers_arrive_as_they_were_sent() {
                 last_seq: 4,
                 incarnation: of,
                 made_again: true,
+                forked: Some(forked()),
+                begins: None,
                 held: Held::default(),
             }),
-            Response::Session(Box::new(SessionInfo { closed: true, ..info.clone() })),
+            Response::Session(Box::new(SessionInfo {
+                closed: true,
+                forked: Some(forked()),
+                ..info.clone()
+            })),
             Response::Deleted(()),
             Response::Sessions(vec![pinned.clone()]),
             Response::Subscribed(Subscribed {
@@ -272,6 +285,8 @@ fn the_version_before_is_understood_and_understands() {
         last_seq: 4,
         incarnation: Some(Incarnation::from_wire(7)),
         made_again: true,
+        forked: None,
+        begins: None,
         held: Held::default(),
     };
     let now = encode_response(Ok(Response::History(now))).unwrap();

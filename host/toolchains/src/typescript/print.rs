@@ -16,14 +16,32 @@ pub(super) fn comment(text: &str) -> String {
         .chars()
         .map(|c| match c {
             '\n' => '\n',
-            '\u{2028}' | '\u{2029}' | '\u{85}' => ' ',
-            // They change what the text around them looks like.
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => ' ',
-            c if c.is_control() => ' ',
+            c if is_unseen(c) => ' ',
             c => c,
         })
         .collect();
     clean.replace("*/", "*\\/")
+}
+
+/// Whether whoever reads the text does not see it, or sees something else than what is there: controls, ends of lines that look
+/// like none, and what changes the direction of the text around it.
+fn is_unseen(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
+        || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// A value of JSON as TypeScript has it: what is not seen stands in it by its number.
+pub(super) fn literal(value: &Value) -> String {
+    let mut out = String::new();
+    for c in value.to_string().chars() {
+        match is_unseen(c) {
+            // All of them have four digits.
+            true => out += &format!("\\u{:04x}", u32::from(c)),
+            false => out.push(c),
+        }
+    }
+    out
 }
 
 /// With the text before it as its comment.
@@ -58,7 +76,7 @@ pub(super) fn quoted_unless_name(name: &str) -> String {
     let first = |c: char| c.is_ascii_alphabetic() || c == '_' || c == '$';
     match name.starts_with(first) && name.chars().all(|c| first(c) || c.is_ascii_digit()) {
         true => name.to_owned(),
-        false => Value::from(name).to_string(),
+        false => literal(&Value::from(name)),
     }
 }
 

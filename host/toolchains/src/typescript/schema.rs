@@ -1,6 +1,6 @@
 //! From a JSON Schema to a type.
 
-use super::{Member, ONE, Type, doc_of};
+use super::{Member, ONE, Type, doc_of, print};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -315,7 +315,7 @@ fn literal(value: &Value) -> Type {
             });
             Type::Object(members.collect(), None)
         }
-        scalar => Type::Plain(scalar.to_string()),
+        scalar => Type::Plain(print::literal(scalar)),
     }
 }
 

@@ -174,6 +174,29 @@ fn descriptions_stay_comments() {
     assert!(!made.contains(['\u{2028}', '\u{202e}', '\r']), "{made}");
 }
 
+/// Whoever reads the types would see another literal, or another name, than the one that compiles.
+#[test]
+fn what_is_not_seen_in_a_literal_stands_there_by_its_number() {
+    let hidden = "a\u{202e}b\u{2066}c\u{2028}d\u{200f}e\u{feff}f\u{7f}g\u{61c}h";
+    let made = typescript(
+        &json!({
+            "message": {
+                "type": "object",
+                "properties": {(hidden): {"const": hidden}, "in": {"enum": [[hidden], {"k": hidden}]}},
+                "required": [hidden],
+            },
+            "query": {"description": hidden, "const": "größe"},
+        }),
+        "x",
+    );
+    check(&made).unwrap_or_else(|why| panic!("{why}\n{made}"));
+    let shown = r#""a\u202eb\u2066c\u2028d\u200fe\ufefff\u007fg\u061ch""#;
+    assert!(made.contains(&format!("{shown}: {shown};")), "{made}");
+    assert!(made.contains("größe"), "{made}");
+    let unseen = |c: char| c != '\n' && (hidden.contains(c) && !c.is_ascii_alphabetic());
+    assert!(!made.contains(unseen), "{made}");
+}
+
 /// Types that are only each other are an error to TypeScript, all of them.
 #[test]
 fn circles_of_names_are_cut() {

@@ -58,10 +58,14 @@ struct Quiet {
     p50_ms: f64,
     p99_ms: f64,
     max_ms: f64,
+    /// From when a message came to its slot until its answer left, as slotd says it: without what the clients wait for the
+    /// processor that they share with it.
+    own_p50_ms: f64,
+    own_p99_ms: f64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-enum Neighbour {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+pub enum Neighbour {
     Nobody,
     /// 512 connections that each send again when they have their answer.
     Flood,
@@ -96,13 +100,22 @@ pub async fn beside(args: &Args, dir: &Path) -> anyhow::Result<Beside> {
     println!(
         "\nA quiet service, a message each {QUIET_EVERY:?}, beside one that takes all it can get\n"
     );
-    let off = rows(args, dir, false).await?;
-    let on = rows(args, dir, true).await?;
-    for ((off, on), (_, name)) in off.iter().zip(&on).zip(ALL) {
+    let is_wanted =
+        |(it, _): &(Neighbour, _)| args.neighbours.is_empty() || args.neighbours.contains(it);
+    let wanted: Vec<_> = ALL.into_iter().filter(is_wanted).collect();
+    let (mut off, mut on) = (Vec::new(), Vec::new());
+    for (neighbour, _) in &wanted {
+        // In turns: what else the machine does changes within minutes.
+        off.push(one(args, dir, *neighbour, false).await?);
+        on.push(one(args, dir, *neighbour, true).await?);
+    }
+    for ((off, on), (_, name)) in off.iter().zip(&on).zip(wanted) {
         let value = format!("{:.2} ms, with shares {:.2} ms", off.quiet.p99_ms, on.quiet.p99_ms);
         row(&format!("p99 {name}"), value, "");
         let value = format!("{:.2} ms, with shares {:.2} ms", off.quiet.p50_ms, on.quiet.p50_ms);
         row("  p50", value, "");
+        let own = |quiet: &Quiet| format!("{:.2} and {:.2} ms", quiet.own_p50_ms, quiet.own_p99_ms);
+        row("  p50 and p99 in slotd", format!("{}, {}", own(&off.quiet), own(&on.quiet)), "");
         if off.quiet.refused + on.quiet.refused > 0 {
             let of = |quiet: &Quiet| format!("{} of {}", quiet.refused, quiet.sent);
             row("  refused", format!("{}, {}", of(&off.quiet), of(&on.quiet)), "");
@@ -115,19 +128,15 @@ pub async fn beside(args: &Args, dir: &Path) -> anyhow::Result<Beside> {
     Ok(Beside { off, on })
 }
 
-async fn rows(args: &Args, dir: &Path, shares: bool) -> anyhow::Result<Vec<Row>> {
-    let mut rows = Vec::new();
-    for (neighbour, _) in ALL {
-        // Each on a node of its own: what one has filled is not the next one's.
-        let dir = dir.join(format!("beside-{neighbour:?}-{shares}"));
-        let env = vec![("SLOTD_SHARES".to_owned(), shares.to_string())];
-        let node = start_in(dir, "counter", env).await?;
-        let admin = node.admin();
-        admin.deploy(FLOOD, plugins::load("counter")?).await?;
-        admin.deploy(HOSTILE, plugins::load("hostile-v1")?).await?;
-        rows.push(measure(args, &node, neighbour).await?);
-    }
-    Ok(rows)
+async fn one(args: &Args, dir: &Path, beside: Neighbour, shares: bool) -> anyhow::Result<Row> {
+    // Each on a node of its own: what one has filled is not the next one's.
+    let dir = dir.join(format!("beside-{beside:?}-{shares}"));
+    let env = vec![("SLOTD_SHARES".to_owned(), shares.to_string())];
+    let node = start_in(dir, "counter", env).await?;
+    let admin = node.admin();
+    admin.deploy(FLOOD, plugins::load("counter")?).await?;
+    admin.deploy(HOSTILE, plugins::load("hostile-v1")?).await?;
+    measure(args, &node, beside).await
 }
 
 async fn measure(args: &Args, node: &Node, beside: Neighbour) -> anyhow::Result<Row> {
@@ -137,6 +146,8 @@ async fn measure(args: &Args, node: &Node, beside: Neighbour) -> anyhow::Result<
         connections,
         in_flight,
         protocol,
+        // It is slotd that is measured, not what the system makes of two programs that want all of the processor.
+        gives_way: true,
         ..Plan::timed(node.api().client.address(), FLOOD, args.measure + 2.0)
     };
     let apart = match beside {
@@ -166,15 +177,56 @@ async fn measure(args: &Args, node: &Node, beside: Neighbour) -> anyhow::Result<
     }
     tokio::time::sleep(WARM_UP).await;
     let before = handled(node, beside, &others).await?;
+    let own = Own::of(node).await?;
     let quiet = quiet(node, measure).await;
+    let own = Own::of(node).await?.since(&own);
     let other_per_second = (handled(node, beside, &others).await? - before) / args.measure;
     over.store(true, Relaxed);
     others.tasks.abort_all();
     if let Some(apart) = apart {
         ended(apart).await?;
     }
-    let quiet = quiet?;
+    let mut quiet = quiet?;
+    (quiet.own_p50_ms, quiet.own_p99_ms) = (own.quantile(0.5), own.quantile(0.99));
     Ok(Row { beside, quiet, other_per_second })
+}
+
+/// The quiet service's histogram of slotd: up to so many seconds, so many messages.
+struct Own(Vec<(f64, f64)>);
+
+impl Own {
+    async fn of(node: &Node) -> anyhow::Result<Self> {
+        let text = node.admin().client.get("/metrics").await?.success()?.text();
+        let start = format!("slotd_message_seconds_bucket{{service=\"{SERVICE}\",le=\"");
+        let bucket = |line: &str| {
+            let (bound, count) = line.strip_prefix(&start)?.split_once("\"} ")?;
+            let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse().ok()? };
+            Some((bound, count.trim().parse().ok()?))
+        };
+        Ok(Self(text.lines().filter_map(bucket).collect()))
+    }
+
+    fn since(mut self, before: &Self) -> Self {
+        for (bound, count) in &mut self.0 {
+            let known = before.0.iter().find(|(known, _)| known == bound);
+            *count -= known.map_or(0.0, |(_, count)| *count);
+        }
+        self
+    }
+
+    /// In milliseconds: between the bounds of its bucket. 0 where nothing is known.
+    fn quantile(&self, part: f64) -> f64 {
+        let wanted = self.0.last().map_or(0.0, |(_, all)| all * part);
+        let mut below = (0.0, 0.0);
+        for &(bound, count) in &self.0 {
+            if count >= wanted && count > below.1 {
+                let of = if bound.is_finite() { bound - below.0 } else { 0.0 };
+                return 1e3 * (below.0 + of * (wanted - below.1) / (count - below.1));
+            }
+            below = (bound, count);
+        }
+        0.0
+    }
 }
 
 /// Messages of the other service that were handled so far.
@@ -251,6 +303,8 @@ async fn quiet(node: &Node, measure: Duration) -> anyhow::Result<Quiet> {
         p50_ms: ms(times.quantile(0.5)),
         p99_ms: ms(times.quantile(0.99)),
         max_ms: ms(times.max()),
+        own_p50_ms: 0.0,
+        own_p99_ms: 0.0,
     })
 }
 

@@ -78,6 +78,9 @@ struct Args {
     /// Parts to measure [default: all]
     #[arg(long, value_delimiter = ',')]
     parts: Vec<Part>,
+    /// What is beside the quiet service in `beside` [default: all in turn]
+    #[arg(long, value_delimiter = ',')]
+    neighbours: Vec<beside::Neighbour>,
     /// Where all servers write [default: beside the programs]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,

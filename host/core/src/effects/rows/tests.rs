@@ -16,6 +16,7 @@ proptest! {
             Name::Expiry,
             Name::Closed,
             Name::Watch,
+            Name::Forked,
             Name::Request(name.clone()),
             Name::Answer(name.clone()),
             Name::DeadAnswer(name.clone(), time),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::effects::{
-    Caused, Entered, Firing, http,
+    Caused, Effect, Entered, Firing, Forked, Inherited, http,
     rows::Name,
     send::{self},
 };
@@ -376,6 +376,49 @@ fn what_an_operator_has_written_keeps_its_form_and_needs_its_level() {
     assert_eq!(hex(&bytes), ENTERED);
 }
 
+/// What a session has of the one that it was forked off. A version from before would count the session as none, or take it for
+/// damaged.
+#[test]
+fn a_fork_keeps_its_form_and_needs_its_level() {
+    let key = SessionKey::parse("chat", "room-1").unwrap();
+    let (from, root) = (key.session.clone(), key.session.clone());
+    let forked = Arc::new(Forked { from, of: 300, at: 3, first: 3, root, depth: 1 });
+    let state = Some(Entered { writes: vec![("k".into(), Some("v".into()))] });
+    let origin = Some(Box::new(Origin::Presence(true)));
+    let inherited = Inherited { origin, forked: forked.clone(), state };
+    let mut message = message(3, b"hi", None);
+    Arc::make_mut(&mut message.entry).origin = Some(Box::new(Origin::Inherited(inherited.into())));
+    assert!(message.entry.begins());
+    let of_row = Effect::Forked(forked).put(&Name::Forked, None).unwrap();
+    let alone = Batch {
+        slot: 511,
+        term: 9,
+        attempt: 1,
+        records: vec![Record::Effects(Box::new(super::Effects {
+            key,
+            session_number: 5,
+            changes: vec![of_row.clone()],
+        }))],
+    };
+    assert!(alone.encode_at(7).is_err(), "the row at level 7");
+    let records = vec![Record::Message(Box::new(message.clone()))];
+    let batch = Batch { slot: 511, term: 9, attempt: 1, records };
+    assert!(batch.encode_at(7).is_err(), "the entry at level 7");
+    message.effects = vec![of_row];
+    let records = vec![Record::Message(Box::new(message))];
+    let batch = Batch { slot: 511, term: 9, attempt: 1, records };
+    let bytes = batch.encode_at(8).unwrap();
+    assert_eq!(Batch::decode(&bytes).unwrap(), batch);
+    assert_eq!(hex(&bytes), FORKED);
+}
+
+const FORKED: &str = concat!(
+    "02ff0309010106b0000000046368617406726f6f6d2d310500010801050106726f6f6d2d31ac02030306726f6f6d",
+    "2d31010101016b01017603000103616e6e83d095ffbc310a746578742f706c61696e026869106170706c69636174",
+    "696f6e2f6a736f6e01370301046c696e6501740165d5aad5aad5aad5aad5aad5aad5aad5aad5aa0102016e010138",
+    "04676f6e650080d095ffbc3183d095ffbc310200010901010f01140106726f6f6d2d31ac02030306726f6f6d2d31",
+    "010000",
+);
 const ENTERED: &str = concat!(
     "02ff030901010486000000046368617406726f6f6d2d310500010702016b01036e657704676f6e65000300010361",
     "6e6e83d095ffbc310a746578742f706c61696e027b7d106170706c69636174696f6e2f6a736f6e01370301046c69",

@@ -14,7 +14,11 @@ mod process;
 #[cfg(test)]
 mod tests;
 
-use super::{Digest, Inspection, PluginError, check, engine, store};
+use super::{
+    Digest, Inspection, PluginError, check,
+    engine::{self, Metering},
+    store,
+};
 use crate::{limits, memory};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -242,14 +246,21 @@ fn work(task: Task, component: &[u8], out: Option<File>) -> Report {
     if Digest::of(component) != digest {
         return Report::Failed("the component was damaged on its way to the compiler".to_owned());
     }
-    let engine = match Engine::new(&engine::config()) {
-        Ok(engine) => engine,
-        Err(e) => return Report::Failed(format!("no engine to compile for: {e:#}")),
+    let mut engines =
+        Metering::ALL.map(|metering| Engine::new(&engine::config(metering))).into_iter();
+    let engine = engines.find_map(|engine| match engine {
+        Ok(engine) if engine::compatibility(&engine) != compatibility => None,
+        Ok(engine) => Some(Ok(engine)),
+        Err(e) => Some(Err(Report::Failed(format!("no engine to compile for: {e:#}")))),
+    });
+    let engine = match engine {
+        Some(Ok(engine)) => engine,
+        Some(Err(failed)) => return failed,
+        None => {
+            let why = "the slotd binary was replaced since this node started: restart the node";
+            return Report::Failed(why.to_owned());
+        }
     };
-    if engine::compatibility(&engine) != compatibility {
-        let why = "the slotd binary was replaced since this node started: restart the node";
-        return Report::Failed(why.to_owned());
-    }
     let code = match engine.precompile_component(component) {
         Ok(code) => code,
         Err(e) => {

@@ -110,9 +110,12 @@ type Called = (Box<Session>, Outcome, Caused, Vec<String>);
 impl Runner {
     pub(super) async fn call(
         &mut self,
-        session: Box<Session>,
+        mut session: Box<Session>,
         calling: Calling,
     ) -> anyhow::Result<Called> {
+        if self.keeps_last {
+            self.note_last(&mut session, &calling)?;
+        }
         let before = (self.is_checked || self.crashes).then(|| (session.clone(), self.numbers));
         let instance = match self.instance.take() {
             Some(instance) => instance,
@@ -222,7 +225,7 @@ impl Runner {
     }
 
     /// The version that has handled a session last, if that is not the current one.
-    fn migrates_from(&self, session: &Session) -> Option<String> {
+    pub(super) fn migrates_from(&self, session: &Session) -> Option<String> {
         let last = *self.handled_by.get(&session.key)?;
         let is_other = session.exists() && last != self.current;
         is_other.then(|| self.versions[last].name.clone())

@@ -1,6 +1,6 @@
 //! The batch that fills while the one before it commits.
 
-use crate::{effects::Change, limits, log::record::Record};
+use crate::{effects::Change, limits, loads::UnderWay, log::record::Record};
 
 /// What one commit makes durable, and the answers that wait for it.
 pub(super) struct Filling<H> {
@@ -14,6 +14,8 @@ pub(super) struct Filling<H> {
     /// It was due before the mail that is being carried out began.
     pub was_due: bool,
     pub gate: Vec<H>,
+    /// Whose bytes they are, on a node with shares.
+    pub under_way: Vec<UnderWay>,
 }
 
 impl<H> Filling<H> {
@@ -25,12 +27,25 @@ impl<H> Filling<H> {
             barrier: false,
             was_due: false,
             gate: Vec::new(),
+            under_way: Vec::new(),
         }
     }
 
-    pub fn push(&mut self, record: Record) {
-        self.bytes += record_bytes(&record);
+    /// Gives about how many bytes it takes.
+    pub fn push(&mut self, record: Record) -> usize {
+        let bytes = record_bytes(&record);
+        self.bytes += bytes;
         self.records.push(record);
+        bytes
+    }
+
+    pub fn is_under_way(&mut self, bytes: UnderWay) {
+        // A batch is of one service as a rule.
+        let bytes = match self.under_way.last_mut() {
+            Some(last) => last.join(bytes),
+            None => Some(bytes),
+        };
+        self.under_way.extend(bytes);
     }
 
     pub fn keep_beside(&mut self, bytes: usize) {

@@ -44,6 +44,7 @@ pub use running::Running;
 use crate::{
     error::{Cause, Error},
     limits,
+    loads::UnderWay,
     log::{
         Claim, Position, Term,
         record::{Activate, Batch, Record},
@@ -113,6 +114,7 @@ struct InFlight<H> {
     bytes: usize,
     started: Instant,
     gate: Vec<H>,
+    _under_way: Vec<UnderWay>,
 }
 
 impl<H, S> Core<H, S> {
@@ -251,11 +253,11 @@ impl<H, S> Core<H, S> {
     }
 
     /// Adds a record to the batch that fills. Sessions are numbered and counted as the fold does it
-    /// (`state/changes.rs`).
-    pub fn push(&mut self, record: Record) {
+    /// (`state/changes.rs`). Gives about how many bytes it takes.
+    pub fn push(&mut self, record: Record) -> usize {
         match &record {
             Record::Message(message) => {
-                self.sessions += u64::from(message.entry.seq == 1);
+                self.sessions += u64::from(message.entry.begins());
                 self.next_session = self.next_session.max(message.session_number.saturating_add(1));
                 self.effects_change(&message.key, message.session_number, &message.effects);
             }
@@ -269,7 +271,12 @@ impl<H, S> Core<H, S> {
             Record::Received(received) => self.outbox.receive(received.from, received.mark),
             _ => {}
         }
-        self.filling.push(record);
+        self.filling.push(record)
+    }
+
+    /// Whose bytes the last record is.
+    pub fn is_under_way(&mut self, bytes: UnderWay) {
+        self.filling.is_under_way(bytes);
     }
 
     /// Something else waits for the batch that fills, and takes so many bytes meanwhile.
@@ -347,9 +354,11 @@ impl<H, S> Core<H, S> {
             return None;
         }
         let next = Filling::new(self.filling.number + 1);
-        let Filling { number, records, gate, .. } = std::mem::replace(&mut self.filling, next);
+        let Filling { number, records, gate, under_way, .. } =
+            std::mem::replace(&mut self.filling, next);
         let batch = Batch { slot: self.slot, term: self.term, attempt, records };
-        let in_flight = InFlight { number, batch, bytes: 0, started: now, gate };
+        let in_flight =
+            InFlight { number, batch, bytes: 0, started: now, gate, _under_way: under_way };
         Some((self.position, &self.in_flight.insert(in_flight).batch))
     }
 
@@ -362,7 +371,7 @@ impl<H, S> Core<H, S> {
 
     fn committed(&mut self, decided: Result<Position, Error>, now: Instant) -> Effect<H, S> {
         let Some(in_flight) = self.in_flight.take() else { return Effect::Nothing };
-        let InFlight { number, batch, bytes, started, gate } = in_flight;
+        let InFlight { number, batch, bytes, started, gate, .. } = in_flight;
         match decided {
             Ok(position) => {
                 (self.position, self.durable, self.last_commit) = (position, number, now);

@@ -5,7 +5,9 @@ use crate::{
     log::record::{DeploymentId, Entry, Head},
     names::{ServiceName, SessionId, SessionKey, SlotId},
     state::{
-        Remembered, SessionCount, SlotMeta, StateStore, changes::Changes, stored::StoredByService,
+        Remembered, SessionCount, SlotMeta, StateStore,
+        changes::Changes,
+        stored::{Maker, StoredByService},
     },
 };
 use bytes::Bytes;
@@ -120,6 +122,10 @@ impl StateStore for Faulty {
     }
     fn stored(&self, slot: SlotId) -> Result<Option<StoredByService>, StateError> {
         self.store.stored(slot)
+    }
+
+    fn maker(&self, slot: SlotId, key: &SessionKey) -> Result<Option<Maker>, StateError> {
+        self.store.maker(slot, key)
     }
 
     fn count_stored(&self, slot: SlotId, until: std::time::Instant) -> Result<bool, StateError> {

@@ -76,7 +76,7 @@ async fn a_flush_keeps_the_sums_of_what_is_stored() {
     fixture.pass_all();
     let stored = |fixture: &Fixture| {
         let stored = fixture.context.store.stored(SLOT).unwrap().unwrap_or_default();
-        stored.get(&key().service).copied().unwrap_or_default()
+        stored.get(&key().service).map(|of| of.all).unwrap_or_default()
     };
     assert_eq!(stored(&fixture).sessions, 0);
     let mut before = 0;

@@ -13,7 +13,11 @@ use crate::{
     telemetry::metrics,
 };
 use bytes::Bytes;
-use std::collections::{HashSet, VecDeque};
+use slotd_quota::limits::{WRITES_RATE_FIRST, WRITES_UNDER_WAY};
+use std::{
+    collections::{HashSet, VecDeque},
+    time::{Duration, Instant},
+};
 use tokio::runtime::Handle;
 
 struct Commit {
@@ -26,6 +30,55 @@ struct Commit {
     taken: Vec<bool>,
     /// It is written even without batches.
     marks: bool,
+    pace: Pace,
+}
+
+/// How much a commit takes, so that small batches do not wait for long.
+struct Pace {
+    /// Bytes a second that large commits had lately.
+    rate: f64,
+    /// When a small batch came last.
+    small: Option<Instant>,
+    /// Since when large batches wait for the store.
+    held: Option<Instant>,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { rate: WRITES_RATE_FIRST, small: None, held: None }
+    }
+
+    /// How many bytes a commit takes: as many as take a short time, while small batches come.
+    fn bytes_max(&mut self, held: &VecDeque<Request>, now: Instant) -> usize {
+        let is_small = |request: &Request| request.bytes() <= limits::SMALL_BATCH_BYTES_MAX;
+        if held.iter().any(is_small) {
+            self.small = Some(now);
+        }
+        let most = limits::GROUP_COMMIT_BYTES_MAX;
+        match self.small {
+            Some(at) if now.saturating_duration_since(at) <= limits::SMALL_BATCHES_LATELY => {
+                let short = (self.rate * WRITES_UNDER_WAY.as_secs_f64()) as usize;
+                short.clamp(limits::LARGE_COMMIT_BYTES, most)
+            }
+            _ => most,
+        }
+    }
+
+    /// Whether large batches wait for the store, which is `behind`: not for ever.
+    fn holds(&mut self, behind: bool, now: Instant) -> bool {
+        self.held = match (behind, self.held) {
+            (true, since) => since.or(Some(now)),
+            (false, _) => None,
+        };
+        let waits = |since| now.saturating_duration_since(since) < limits::LARGE_BATCH_HELD_MAX;
+        self.held.is_some_and(waits)
+    }
+
+    fn committed(&mut self, bytes: usize, took: Duration) {
+        if !took.is_zero() {
+            self.rate += (bytes as f64 / took.as_secs_f64() - self.rate) * 0.2;
+        }
+    }
 }
 
 /// `runtime` is where those who wait for answers run, if there is one.
@@ -36,6 +89,7 @@ pub fn run(shared: &Shared, runtime: Option<&Handle>) {
         refused: Vec::new(),
         taken: vec![false; usize::from(shared.engine.identity.slot_count)],
         marks: false,
+        pace: Pace::new(),
     };
     // What did not fit the commit before, in order of arrival.
     let mut held = VecDeque::new();
@@ -68,7 +122,11 @@ fn group_commit(
     };
     let fence = {
         let tables = shared.tables.lock();
-        commit.fill(&tables, held);
+        let now = crate::clock::now();
+        // The store lets nobody write while more than it can hold waits to be in tables.
+        let holds = commit.pace.holds(db.log_is_behind(), now);
+        let bytes_max = commit.pace.bytes_max(held, now);
+        commit.fill(&tables, held, bytes_max, holds);
         tables.fence_wanted.then(|| tables.fence_row())
     };
     if !commit.refused.is_empty() {
@@ -89,7 +147,12 @@ fn group_commit(
     let started = crate::clock::now();
     let written = shared.engine.commit(db, batch);
     let metrics = metrics();
-    metrics.commit_seconds.record(started.elapsed());
+    let took = started.elapsed();
+    metrics.commit_seconds.record(took);
+    if bytes >= limits::LARGE_COMMIT_BYTES {
+        commit.pace.committed(bytes, took);
+        shared.note_large(bytes, took);
+    }
     metrics.commit_slots.record(batches as f64);
     metrics.commit_bytes.record(bytes as f64);
     metrics.fsyncs.increment(1);
@@ -155,15 +218,27 @@ impl Commit {
         }
     }
 
-    /// Takes requests into the commit until it is full, and refuses those that are fenced.
-    fn fill(&mut self, tables: &Tables, held: &mut VecDeque<Request>) {
-        small_first(held, limits::GROUP_COMMIT_BYTES_MAX);
+    /// Takes requests into the commit until it is full, and refuses those that are fenced. `holds`: large ones, and what is
+    /// behind them of their slot, stay.
+    fn fill(
+        &mut self,
+        tables: &Tables,
+        held: &mut VecDeque<Request>,
+        bytes_max: usize,
+        holds: bool,
+    ) {
+        small_first(held, bytes_max);
         self.writer.start(tables.last + 1, tables.chain);
         self.marks = false;
+        let mut stay = HashSet::new();
         for _ in 0..held.len() {
             let Some(request) = held.pop_front() else { break };
-            let full = self.writer.len() >= limits::GROUP_COMMIT_BYTES_MAX;
-            if full || self.taken[usize::from(request.slot)] {
+            let (slot, bytes) = (request.slot, request.bytes());
+            if holds && bytes > limits::SMALL_BATCH_BYTES_MAX {
+                stay.insert(slot);
+            }
+            let full = self.writer.len() >= bytes_max;
+            if full || self.taken[usize::from(slot)] || stay.contains(&slot) {
                 held.push_back(request);
             } else {
                 self.take(tables, request);
@@ -256,6 +331,61 @@ fn claim_batch(slot: SlotId, term: u64, node: String) -> Result<Bytes, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The store would keep all of them waiting for as long as it writes tables.
+    #[test]
+    fn large_batches_wait_for_a_store_that_is_behind_and_small_ones_do_not() {
+        let state = |last| super::super::SlotState { term: 1, last, ..Default::default() };
+        let tables = Tables { slots: (0..8).map(|_| state(0)).collect(), ..Tables::default() };
+        let mut commit = Commit {
+            writer: Writer::new(),
+            waiting: Vec::new(),
+            refused: Vec::new(),
+            taken: vec![false; 8],
+            marks: false,
+            pace: Pace::new(),
+        };
+        let append = |slot, bytes: usize| Request {
+            slot,
+            kind: Kind::Append { term: 1, after: 0, batch: vec![0; bytes].into() },
+            answer: Answer::waiter().0,
+        };
+        let claim = |slot| Request {
+            slot,
+            kind: Kind::Claim { claimant: "n".into() },
+            answer: Answer::waiter().0,
+        };
+        let mut held = VecDeque::from([append(1, 200_000), append(2, 100), claim(1), claim(3)]);
+        let now = Instant::now();
+        assert!(commit.pace.holds(true, now));
+        commit.fill(&tables, &mut held, limits::GROUP_COMMIT_BYTES_MAX, true);
+        let slots = |held: &VecDeque<Request>| held.iter().map(|it| it.slot).collect::<Vec<_>>();
+        assert_eq!(commit.waiting.iter().map(|(slot, ..)| *slot).collect::<Vec<_>>(), [2, 3]);
+        assert_eq!(slots(&held), [1, 1], "the claim is behind what it would fence");
+        // Not for ever: the slot would take the log for dead.
+        assert!(!commit.pace.holds(true, now + limits::LARGE_BATCH_HELD_MAX));
+        commit.fill(&tables, &mut held, limits::GROUP_COMMIT_BYTES_MAX, false);
+        assert_eq!(slots(&held), [1]);
+    }
+
+    /// A small batch would wait for eight megabytes that came in the same moment.
+    #[test]
+    fn commits_are_short_while_small_batches_come() {
+        let (mut pace, now) = (Pace::new(), Instant::now());
+        let append = |bytes: usize| {
+            let kind = Kind::Append { term: 1, after: 0, batch: vec![0; bytes].into() };
+            VecDeque::from([Request { slot: 1, kind, answer: Answer::waiter().0 }])
+        };
+        assert_eq!(pace.bytes_max(&append(200_000), now), limits::GROUP_COMMIT_BYTES_MAX);
+        for _ in 0..50 {
+            pace.committed(1_000_000, Duration::from_millis(10));
+        }
+        let short = pace.bytes_max(&append(100), now);
+        assert!((1_900_000..2_100_000).contains(&short), "{short}: 20 ms at 100 MB/s");
+        assert_eq!(pace.bytes_max(&append(200_000), now + Duration::from_millis(10)), short);
+        let later = now + limits::SMALL_BATCHES_LATELY + Duration::from_millis(1);
+        assert_eq!(pace.bytes_max(&append(200_000), later), limits::GROUP_COMMIT_BYTES_MAX);
+    }
 
     /// A slot that writes a hundred bytes would wait for the megabytes of all others.
     #[test]

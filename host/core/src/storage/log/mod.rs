@@ -25,7 +25,11 @@ use queue::{Queue, Refused};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::VecDeque,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 use tokio::{runtime::Handle, sync::oneshot};
 
@@ -51,6 +55,9 @@ pub(crate) struct Shared {
     tables: Mutex<Tables>,
     /// Where those who wait for answers run, if there is one.
     runtime: OnceLock<Handle>,
+    /// What large commits had, and how long they took, in nanoseconds.
+    large_bytes: AtomicU64,
+    large_ns: AtomicU64,
 }
 
 struct Request {
@@ -160,6 +167,8 @@ impl Shared {
             queue: Queue::new(slots * limits::COMMIT_QUEUE_PER_SLOT_MAX),
             tables: Mutex::default(),
             runtime: OnceLock::new(),
+            large_bytes: AtomicU64::new(0),
+            large_ns: AtomicU64::new(0),
         })
     }
 
@@ -180,6 +189,18 @@ impl Shared {
     /// Answers what is queued, then ends the committer.
     pub fn stop(&self) {
         self.queue.close();
+    }
+
+    /// What large commits had since the node started, and how long they took.
+    pub fn large(&self) -> (u64, Duration) {
+        let time = Duration::from_nanos(self.large_ns.load(Ordering::Relaxed));
+        (self.large_bytes.load(Ordering::Relaxed), time)
+    }
+
+    fn note_large(&self, bytes: usize, took: Duration) {
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.large_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.large_ns.fetch_add(took, Ordering::Relaxed);
     }
 
     /// The last group commit that is durable.

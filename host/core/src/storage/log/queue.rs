@@ -70,6 +70,11 @@ impl Queue {
     /// many batches that had. `false`: the queue is closed, and nothing is left.
     pub fn take(&self, held: &mut VecDeque<Request>, last: usize) -> bool {
         let mut waiting = self.waiting.lock();
+        // What the last commit left all of waits for the store, which says nothing when it has caught up.
+        if last == 0 && !held.is_empty() && waiting.requests.is_empty() {
+            waiting.wanted = 1;
+            let _ = self.wake.wait_for(&mut waiting, limits::LARGE_BATCH_LOOK);
+        }
         while waiting.requests.is_empty() && held.is_empty() {
             if waiting.stopped {
                 return false;

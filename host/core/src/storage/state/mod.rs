@@ -30,7 +30,7 @@ use crate::{
         changes::Changes,
         hash::Map,
         rows::{SlotView, WholeSlots, Wiping},
-        stored::StoredByService,
+        stored::{Maker, StoredByService},
     },
 };
 use bytes::Bytes;
@@ -290,6 +290,13 @@ impl StateStore for DiskState {
         sums::read(&db, slot)
     }
 
+    fn maker(&self, slot: SlotId, key: &SessionKey) -> Result<Option<Maker>, StateError> {
+        let db = self.db()?;
+        let value = self.row(&db.heads, &keys::session(slot, key))?;
+        let maker = value.map(|value| sums::maker_of(&value)).transpose();
+        Ok(maker.map_err(|why| self.engine.value_error(&db.heads, why))?.flatten())
+    }
+
     fn count_stored(&self, slot: SlotId, until: Instant) -> Result<bool, StateError> {
         loop {
             let db = self.db()?;
@@ -495,23 +502,23 @@ fn write_by(
                 to.remove(&db.pinned, &row)?;
             }
         }
-        let kept = match &mut sums {
+        let behind = match &mut sums {
             Some(sums) => {
                 let (number, head) = (head.as_ref().map(|head| head.session_number), head.as_ref());
                 let new = number.and_then(|number| changes.sessions.get(&number));
                 let first = new.and_then(|session| session.history.first());
-                let begins = first.is_some_and(|entry| entry.seq == 1);
-                let written = number.and_then(|number| written.get(&number).copied());
-                let written = written.unwrap_or_default();
-                sums.session(key, &row, head, (begins, written))?
+                let first = first.map(|entry| &**entry).filter(|entry| entry.begins());
+                let bytes = number.and_then(|number| written.get(&number).copied());
+                let bytes = bytes.unwrap_or_default();
+                sums.session(key, &row, head, sums::Added { first, bytes })?
             }
             None => None,
         };
         match head {
             Some(head) => {
                 encode(head, &mut value)?;
-                if let Some(kept) = kept {
-                    sums::put_behind(&mut value, kept)?;
+                if let Some(behind) = &behind {
+                    sums::put_behind(&mut value, behind)?;
                 }
                 to.insert(&db.heads, &row, &value)?;
             }

@@ -5,7 +5,7 @@ use crate::{
     database::{
         db::Db,
         engine::{Engine, OnDamage},
-        rows::{Keyspace, Range, Snapshot},
+        rows::{DbError, Keyspace, Range, Snapshot},
     },
     error::StateError,
     limits,
@@ -14,7 +14,7 @@ use crate::{
     state::{
         SlotMeta,
         changes::{Changes, UsedKey},
-        rows::{Page, Rows, SlotView, Wiping},
+        rows::{FoundHead, Page, Rows, SlotView, Wiping},
     },
 };
 use bytes::Bytes;
@@ -166,16 +166,29 @@ impl SlotView for View {
         after: Option<&SessionId>,
         limit: usize,
     ) -> Result<Vec<(SessionId, Head)>, StateError> {
+        let heads = self.heads(service, after, limit)?.into_iter();
+        heads.map(|(id, head)| Ok((id, head?))).collect()
+    }
+
+    fn heads(
+        &self,
+        service: &ServiceName,
+        after: Option<&SessionId>,
+        limit: usize,
+    ) -> Result<Vec<FoundHead>, StateError> {
         let db = self.db()?;
         let base = keys::service(self.slot, service);
         let after = after.map(|after| [&base, after.as_str().as_bytes()].concat());
+        let unread = |e: DbError| self.on().read_error(&db.heads, &e);
+        let bad = |why: String| self.on().value_error(&db.heads, why);
         let mut found = Vec::new();
-        for row in self.snapshot.range(&db.heads, range(&base, after)).take(limit) {
-            let (key, value) = row.map_err(|e| self.on().read_error(&db.heads, &e))?;
-            let bad = |why: String| self.on().value_error(&db.heads, why);
+        let rows = self.snapshot.range(&db.heads, range(&base, after)).by_key();
+        for row in rows.take(limit) {
+            let (key, value) = row.map_err(unread)?;
             let id = keys::session_of(&key, base.len());
             let id = id.ok_or_else(|| bad("a key is no session".into()))?;
-            found.push((id, decode(&value).map_err(bad)?));
+            let head = value.map_err(unread).and_then(|value| decode(&value).map_err(bad));
+            found.push((id, head));
         }
         Ok(found)
     }

@@ -4,8 +4,9 @@
 //! that does not know it, or a snapshot that is restored, moves the slot on without it: then it is of another position and does
 //! not count, and [`count`] makes it anew from the slot's rows. So does a directory from before.
 //!
-//! What a session has is behind its head in the row of `heads`, where earlier versions do not look: they read a head and
-//! ignore what follows, and write it without. Where it is not there, [`count`] puts it there.
+//! What a session has, and the subject that made it, is behind its head in the row of `heads`, where earlier versions do not look:
+//! they read a head and ignore what follows, and write it without. Where it is not there, [`count`] puts it there; who made a session
+//! is said by its first message.
 //!
 //! A count goes through the heads in order, in short steps, each of which has the slot's [`Counts`] for itself, as each write has.
 //! What is written between two steps changes the sums of the sessions that were counted, and no others; so it goes on after it.
@@ -17,16 +18,19 @@ use crate::{
     clock,
     database::{
         db::Db,
-        engine::{Engine, read_fault, value_fault},
+        engine::{Engine, OnDamage, read_fault, value_fault},
         rows::{DbError, Keyspace, Range, Slice, Snapshot},
     },
     error::StateError,
     limits,
-    log::{Position, record::Head},
+    log::{
+        Position,
+        record::{Entry, Head},
+    },
     names::{ServiceName, SessionKey, SlotId},
     state::{
         changes::Changes,
-        stored::{StoredByService, StoredNow},
+        stored::{Maker, StoredByService, StoredNow, StoredOf, maker},
     },
     telemetry::repeats,
 };
@@ -37,10 +41,31 @@ use std::{collections::HashSet, ops::Bound, time::Instant};
 /// The first byte of the row of sums, and of what is behind a head.
 const FORMAT: u8 = 1;
 
+/// Behind it is what subjects have of each, in the same order: [`Subjects`].
 #[derive(Serialize, Deserialize)]
 struct Row {
     applied: Position,
     services: Vec<(ServiceName, StoredNow)>,
+}
+
+/// Versions from before do not look for it, and write none: then the row does not count.
+type Subjects = Vec<Vec<(Maker, StoredNow)>>;
+
+/// What is behind a head.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Behind {
+    /// Bytes of the session's rows, besides its state.
+    kept: u64,
+    /// Whom it counts for.
+    maker: Option<Maker>,
+}
+
+/// What a write adds to a session.
+pub(super) struct Added<'a> {
+    /// Its first message, if it begins.
+    pub first: Option<&'a Entry>,
+    /// Bytes of rows, besides its state.
+    pub bytes: u64,
 }
 
 /// `slot | s`: the key in `slots`, where the slot's meta is under its number alone.
@@ -146,17 +171,17 @@ impl<'a> Sums<'a> {
         }
     }
 
-    /// A session changes to `head`, and rows of so many bytes were `written` of it, besides its state. Its first message is among
-    /// them if it `begins`. Gives what is behind its head from now on, if that is known. `row`: its key in `heads`.
+    /// A session changes to `head`, and there is more of it. Gives what is behind its head from now on, if that is known. `row`: its
+    /// key in `heads`.
     pub fn session(
         &mut self,
         key: &SessionKey,
         row: &[u8],
         head: Option<&Head>,
-        (begins, written): (bool, u64),
-    ) -> Result<Option<u64>, StateError> {
+        added: Added<'_>,
+    ) -> Result<Option<Behind>, StateError> {
         // One that begins has nothing in the store, unless there was another of its name.
-        let was = match begins && !self.deleted.contains(key) {
+        let was = match added.first.is_some() && !self.deleted.contains(key) {
             true => Ok(None),
             false => self.was(row),
         };
@@ -170,42 +195,48 @@ impl<'a> Sums<'a> {
         };
         let goes_on = matches!((&was, head), (Some((old, _)), Some(new))
             if old.session_number == new.session_number);
-        let kept = match &was {
-            Some((_, kept)) => *kept,
-            None => Some(0),
+        let mut now = match &was {
+            Some((_, behind)) if goes_on => behind.clone().map(|behind| {
+                let kept = behind.kept.saturating_add(added.bytes);
+                Behind { kept, ..behind }
+            }),
+            _ => Some(Behind { kept: added.bytes, maker: added.first.and_then(maker) }),
         };
-        let now =
-            if goes_on { kept.map(|kept| kept.saturating_add(written)) } else { Some(written) };
         let services = match &mut self.known {
             Known::All(services) => services,
             Known::Some(counted) if row <= counted.up_to.as_slice() => &mut counted.services,
             Known::Some(_) | Known::Nothing => return Ok(now),
         };
-        // What was added of it is not known.
-        let Some(kept) = kept else {
-            self.known = Known::Nothing;
-            return Ok(now);
+        let was = match was {
+            Some((old, Some(behind))) => Some((old, behind)),
+            // What was added of it is not known.
+            Some((_, None)) => {
+                self.known = Known::Nothing;
+                return Ok(now);
+            }
+            None => None,
         };
         let sum = services.entry(key.service.clone()).or_default();
-        if let Some((old, _)) = was {
-            sum.sessions = sum.sessions.saturating_sub(1);
-            sum.bytes = sum.bytes.saturating_sub(old.state_bytes.saturating_add(kept));
+        if let Some((old, behind)) = was {
+            let bytes = old.state_bytes.saturating_add(behind.kept);
+            sum.remove_session(behind.maker.as_deref(), bytes);
         }
-        if let (Some(head), Some(now)) = (head, now) {
-            sum.add(StoredNow { sessions: 1, bytes: head.state_bytes.saturating_add(now) });
+        if let (Some(head), Some(now)) = (head, &mut now) {
+            let bytes = head.state_bytes.saturating_add(now.kept);
+            now.maker = sum.add_session(now.maker.take(), bytes);
         }
-        if sum.sessions == 0 {
+        if sum.all.sessions == 0 {
             services.remove(&key.service);
         }
         Ok(now)
     }
 
-    fn was(&self, row: &[u8]) -> Result<Option<(Head, Option<u64>)>, StateError> {
+    fn was(&self, row: &[u8]) -> Result<Option<(Head, Option<Behind>)>, StateError> {
         let heads = &self.db.heads;
         let value = self.snapshot.get(heads, row).map_err(|e| read_fault(heads, &e))?;
         let read = value.map(|value| read_head(&value)).transpose();
         let read = read.map_err(|why| value_fault(heads, why))?;
-        Ok(read.map(|(head, kept, _)| (head, kept)))
+        Ok(read.map(|(head, behind, _)| (head, behind)))
     }
 
     /// The value of the slot's row of sums, which [`key`] names, if it is at `applied` now and they are known.
@@ -235,8 +266,11 @@ fn warn(slot: SlotId, error: StateError) -> Result<(), StateError> {
 }
 
 fn encode(applied: Position, services: &StoredByService) -> Result<Vec<u8>, StateError> {
-    let services = services.iter().map(|(name, sum)| (name.clone(), *sum)).collect();
-    postcard::to_extend(&Row { applied, services }, vec![FORMAT]).map_err(broken)
+    // As [`Subjects`].
+    let subjects = services.values().map(|of| of.subjects.iter().collect());
+    let subjects: Vec<Vec<(&Maker, &StoredNow)>> = subjects.collect();
+    let services = services.iter().map(|(name, sum)| (name.clone(), sum.all)).collect();
+    postcard::to_extend(&(Row { applied, services }, subjects), vec![FORMAT]).map_err(broken)
 }
 
 /// What a slot's services have; `None`: it has to be counted.
@@ -254,11 +288,15 @@ fn known(
     let value = value.map_err(|e| read_fault(&db.slots, &e))?;
     // One that does not decode is made anew as one of another version is.
     let row = value.and_then(|value| match db.body(&value).ok()?.split_first()? {
-        (&FORMAT, row) => postcard::from_bytes::<Row>(row).ok(),
+        (&FORMAT, row) => postcard::from_bytes::<(Row, Subjects)>(row).ok(),
         _ => None,
     });
-    if let Some(row) = row.filter(|row| row.applied == applied) {
-        return Ok(Some(row.services.into_iter().collect()));
+    let row = row.filter(|(row, of)| row.applied == applied && row.services.len() == of.len());
+    if let Some((row, subjects)) = row {
+        let of = |((service, all), subjects): (_, Vec<_>)| {
+            (service, StoredOf { all, subjects: subjects.into_iter().collect() })
+        };
+        return Ok(Some(row.services.into_iter().zip(subjects).map(of).collect()));
     }
     // A slot that nothing was written of yet. While a snapshot is loaded it is at nothing, too.
     let mut heads = snapshot.range(&db.heads, with_prefix(&keys::slot(slot)));
@@ -318,26 +356,31 @@ pub(super) fn count(
             let wrong = |why: String| value_fault(&db.heads, why);
             let service = keys::service_of(&row);
             let service = service.ok_or_else(|| wrong("a key is no session".into()))?;
-            let (head, kept, length) = read_head(&value).map_err(wrong)?;
-            Ok((service, head, kept, value[..length].to_vec()))
+            let (head, behind, length) = read_head(&value).map_err(wrong)?;
+            Ok((service, head, behind, value[..length].to_vec()))
         });
         match read {
-            Ok((service, head, kept, mut value)) => {
-                let kept = match kept {
-                    Some(kept) => kept,
+            Ok((service, head, behind, mut value)) => {
+                let was = behind.clone();
+                let mut behind = match behind {
+                    Some(behind) => behind,
                     None => {
-                        let Some(kept) = counting.kept(head.session_number, &mut at.next)? else {
+                        let number = head.session_number;
+                        let Some(kept) = counting.kept(number, &mut at.next)? else {
                             all = false;
                             break;
                         };
-                        // Whoever changes the session next has to know what was added of it.
-                        put_behind(&mut value, kept)?;
-                        batch.insert(&db.heads, &row, &value);
-                        kept
+                        Behind { kept, maker: counting.maker(number)? }
                     }
                 };
-                let one = StoredNow { sessions: 1, bytes: head.state_bytes.saturating_add(kept) };
-                at.services.entry(service).or_default().add(one);
+                let sum = at.services.entry(service).or_default();
+                let bytes = head.state_bytes.saturating_add(behind.kept);
+                behind.maker = sum.add_session(behind.maker.take(), bytes);
+                // Whoever changes the session next has to know what was added of it.
+                if was.as_ref() != Some(&behind) {
+                    put_behind(&mut value, &behind)?;
+                    batch.insert(&db.heads, &row, &value);
+                }
             }
             Err(error) => warn(slot, error)?,
         }
@@ -386,6 +429,20 @@ impl Counting<'_> {
         Ok(all.then_some(bytes))
     }
 
+    /// Who made a session, as far as it can be read.
+    fn maker(&self, number: u64) -> Result<Option<Maker>, StateError> {
+        let history = &self.db.history;
+        let range = with_prefix(&keys::number(self.slot, number));
+        let Some(first) = self.snapshot.range(history, range).next() else { return Ok(None) };
+        let read = first
+            .map_err(|e| read_fault(history, &e))
+            .and_then(|(_, row)| history::read(OnDamage::Say, self.db, self.snapshot, &row));
+        match read {
+            Ok(entries) => Ok(entries.first().and_then(|first| maker(first))),
+            Err(error) => warn(self.slot, error).map(|()| None),
+        }
+    }
+
     /// Whether these were all.
     fn rows(
         &self,
@@ -431,19 +488,25 @@ fn behind(prefix: &[u8], after: Option<&[u8]>) -> Range {
 }
 
 /// Puts behind a head what its session has.
-pub(super) fn put_behind(head: &mut Vec<u8>, kept: u64) -> Result<(), StateError> {
+pub(super) fn put_behind(head: &mut Vec<u8>, behind: &Behind) -> Result<(), StateError> {
     head.push(FORMAT);
-    *head = postcard::to_extend(&kept, std::mem::take(head)).map_err(broken)?;
+    *head = postcard::to_extend(behind, std::mem::take(head)).map_err(broken)?;
     Ok(())
 }
 
+/// Whom the session of a head counts for.
+pub(super) fn maker_of(value: &[u8]) -> Result<Option<Maker>, String> {
+    read_head(value).map(|(_, behind, _)| behind.and_then(|behind| behind.maker))
+}
+
 /// A head with what is behind it, and how long the value is without.
-fn read_head(value: &[u8]) -> Result<(Head, Option<u64>, usize), String> {
+fn read_head(value: &[u8]) -> Result<(Head, Option<Behind>, usize), String> {
     let read = postcard::take_from_bytes(plain(value)?);
-    let (head, behind) = read.map_err(|e| format!("a value does not decode: {e}"))?;
-    let kept = match behind.split_first() {
-        Some((&FORMAT, kept)) => postcard::from_bytes(kept).ok(),
+    let (head, rest) = read.map_err(|e| format!("a value does not decode: {e}"))?;
+    let behind = match rest.split_first() {
+        // A version from before has put no maker there: that does not decode.
+        Some((&FORMAT, behind)) => postcard::from_bytes(behind).ok(),
         _ => None,
     };
-    Ok((head, kept, value.len() - behind.len()))
+    Ok((head, behind, value.len() - rest.len()))
 }

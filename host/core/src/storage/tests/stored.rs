@@ -2,9 +2,16 @@
 
 use super::*;
 use crate::{
+    client::Client,
     database::Health,
+    effects::Origin,
     error::StateError,
-    state::{rows::Rows, stored::StoredByService},
+    limits,
+    names::ServiceName,
+    state::{
+        rows::Rows,
+        stored::{Maker, StoredByService, StoredNow, StoredOf, maker},
+    },
     storage::state::keys,
 };
 
@@ -27,12 +34,17 @@ fn step(dir: &DataDir, slot: SlotId) -> bool {
 
 /// Row by row.
 fn counted(dir: &DataDir, slot: SlotId) -> (u64, u64) {
-    let (mut sessions, mut bytes) = (0, 0);
+    let all = counted_by(dir, slot).all;
+    (all.sessions, all.bytes)
+}
+
+/// Row by row, and by whom each session was made.
+fn counted_by(dir: &DataDir, slot: SlotId) -> StoredOf {
+    let mut of = StoredOf::default();
     let service = session("x").service;
     let db = dir.engine_for_test().open_db().unwrap();
     for (_, head) in dir.state().sessions(slot, &service, "", None, usize::MAX).unwrap() {
-        sessions += 1;
-        bytes += head.state_bytes;
+        let mut bytes = head.state_bytes;
         for keyspace in [&db.history, &db.remembered] {
             for row in keyspace.prefix(&keys::number(slot, head.session_number)) {
                 let (key, value) = row.unwrap();
@@ -42,17 +54,149 @@ fn counted(dir: &DataDir, slot: SlotId) -> (u64, u64) {
                 }
             }
         }
+        let first = dir.state().history(slot, head.session_number, 0, 1, 0).unwrap().remove(0);
+        of.add_session(maker(&first), bytes);
     }
-    (sessions, bytes)
+    of
+}
+
+/// A message that was sent by a subject.
+fn by(who: &str, mut record: Record) -> Record {
+    let client = Client { kind: "token".into(), subject: Some(who.into()), claims: Vec::new() };
+    let Record::Message(message) = &mut record else { panic!() };
+    Arc::make_mut(&mut message.entry).origin = Some(Box::new(Origin::Client(client.into())));
+    record
+}
+
+fn subjects(dir: &DataDir, slot: SlotId) -> Vec<(Maker, StoredNow)> {
+    let of = stored(dir, slot).unwrap().into_values().flat_map(|of| of.subjects);
+    of.collect()
 }
 
 pub(super) fn check(dir: &DataDir, slot: SlotId) {
     let sums = stored(dir, slot).expect("they are known");
-    let sums: Vec<_> = sums.values().map(|sum| (sum.sessions, sum.bytes)).collect();
-    match counted(dir, slot) {
-        (0, 0) => assert!(sums.is_empty(), "{sums:?}"),
-        counted => assert_eq!(sums, [counted]),
+    let sums: Vec<_> = sums.into_values().collect();
+    let counted = counted_by(dir, slot);
+    match counted.all.sessions {
+        0 => assert!(sums.is_empty(), "{sums:?}"),
+        _ => assert_eq!(sums, [counted]),
     }
+}
+
+/// Whoever has made a session would not be limited by it, or be for ever after it is gone; and another who sends to it would pay.
+#[tokio::test]
+async fn a_session_counts_for_the_subject_that_made_it() {
+    let home = scratch();
+    let dir = open(home.path());
+    let mut slot = Slot::start(&dir, 0).await;
+    let mut records = Vec::new();
+    for (name, who) in [("a", "ann"), ("b", "ann"), ("c", "bob")] {
+        records.push(by(who, slot.message(&dir, name, b"x", vec![])));
+    }
+    records.push(slot.message(&dir, "nobodys", b"x", vec![]));
+    // Others send to them.
+    records.push(by("bob", slot.message(&dir, "a", b"more", vec![write("k", "v")])));
+    records.push(by("bob", slot.message(&dir, "nobodys", b"more", vec![])));
+    slot.commit(&dir, records).await;
+    slot.flush(&dir).await;
+    check(&dir, 0);
+    let sessions = |dir: &DataDir| -> Vec<_> {
+        subjects(dir, 0).into_iter().map(|(who, sum)| (who, sum.sessions)).collect()
+    };
+    assert_eq!(sessions(&dir), [("token:ann".into(), 2), ("token:bob".into(), 1)]);
+    let maker = |dir: &DataDir, name| dir.state().maker(0, &session(name)).unwrap();
+    assert_eq!(maker(&dir, "a").as_deref(), Some("token:ann"));
+    assert_eq!(maker(&dir, "nobodys"), None);
+    assert_eq!(maker(&dir, "none"), None);
+    // In a later write, and made again by another in the same.
+    let more = by("bob", slot.message(&dir, "b", b"more", vec![]));
+    let gone = slot.delete(&dir, "a").unwrap();
+    let again = by("bob", slot.message(&dir, "a", b"y", vec![]));
+    slot.commit(&dir, vec![more, gone, again]).await;
+    slot.flush(&dir).await;
+    check(&dir, 0);
+    assert_eq!(sessions(&dir), [("token:ann".into(), 1), ("token:bob".into(), 2)]);
+    // The directory of the version before has it in the histories alone.
+    let sums = subjects(&dir, 0);
+    as_before(&dir);
+    assert_eq!((stored(&dir, 0), maker(&dir, "b")), (None, None));
+    count(&dir, 0);
+    check(&dir, 0);
+    assert_eq!(subjects(&dir, 0), sums);
+    assert_eq!(maker(&dir, "b").as_deref(), Some("token:ann"));
+    for name in ["b", "a", "c"] {
+        let gone = slot.delete(&dir, name).unwrap();
+        slot.commit(&dir, vec![gone]).await;
+        slot.flush(&dir).await;
+        check(&dir, 0);
+    }
+    assert_eq!(subjects(&dir, 0), []);
+}
+
+/// As the version before last has the sums of a slot.
+type RowBefore = (u64, Vec<(ServiceName, StoredNow)>);
+
+/// The version before last moved sums on that say nothing of subjects: they would be taken for sums of nobody's sessions.
+#[tokio::test]
+async fn sums_without_subjects_are_made_anew() {
+    let home = scratch();
+    let dir = open(home.path());
+    let mut slot = Slot::start(&dir, 0).await;
+    let record = by("ann", slot.message(&dir, "a", b"x", vec![]));
+    slot.commit(&dir, vec![record]).await;
+    slot.flush(&dir).await;
+    let sums = subjects(&dir, 0);
+    {
+        let db = dir.engine_for_test().open_db().unwrap();
+        // As that version wrote them: behind the head a number, and the row of sums without what is behind it.
+        let row = keys::session(0, &session("a"));
+        let value = db.heads.get(&row).unwrap().unwrap();
+        let (_, behind) = postcard::take_from_bytes::<Head>(&value[1..]).unwrap();
+        let (_, after) = postcard::take_from_bytes::<u64>(&behind[1..]).unwrap();
+        assert!(!after.is_empty());
+        db.heads.put_raw(&row, &value[..value.len() - after.len()]);
+        let key = [keys::slot(0).as_slice(), b"s"].concat();
+        let value = db.slots.get(&key).unwrap().unwrap();
+        let body = db.body(&value).unwrap().to_vec();
+        let (_, after) = postcard::take_from_bytes::<RowBefore>(&body[1..]).unwrap();
+        assert!(!after.is_empty());
+        db.slots.put_raw(&key, &db.value(&body[..body.len() - after.len()]));
+    }
+    assert_eq!(stored(&dir, 0), None);
+    count(&dir, 0);
+    check(&dir, 0);
+    assert_eq!(subjects(&dir, 0), sums);
+}
+
+/// Clients name subjects: the row of sums would grow with each, and each flush write all of it.
+#[tokio::test]
+async fn of_too_many_subjects_the_sessions_count_for_nobody() {
+    let home = scratch();
+    let dir = open(home.path());
+    let mut slot = Slot::start(&dir, 0).await;
+    let most = limits::STORED_SUBJECTS_MAX;
+    let mut records = Vec::new();
+    for n in 0..=most {
+        let record = slot.message(&dir, &format!("s{n:05}"), b"x", vec![]);
+        records.push(by(&format!("u{n:05}"), record));
+    }
+    slot.commit(&dir, records).await;
+    slot.flush(&dir).await;
+    assert_eq!(subjects(&dir, 0).len(), most);
+    let all = stored(&dir, 0).unwrap().into_values().next().unwrap();
+    assert_eq!((all.all.sessions, all.all.bytes), counted(&dir, 0));
+    // Whoever has no place gives none back, and takes nothing of another's.
+    let without: Vec<_> = (0..=most)
+        .filter(|n| dir.state().maker(0, &session(&format!("s{n:05}"))).unwrap().is_none())
+        .collect();
+    assert_eq!(without.len(), 1);
+    let records = [without[0], (without[0] + 1) % most]
+        .map(|n| slot.delete(&dir, &format!("s{n:05}")).unwrap());
+    slot.commit(&dir, records.into()).await;
+    slot.flush(&dir).await;
+    assert_eq!(subjects(&dir, 0).len(), most - 1);
+    let all = stored(&dir, 0).unwrap().into_values().next().unwrap();
+    assert_eq!((all.all.sessions, all.all.bytes), counted(&dir, 0));
 }
 
 /// What the version before wrote: heads with nothing behind them, and no sums.
@@ -82,17 +226,17 @@ async fn sums_are_kept_by_each_write_and_by_recovery() {
     let dir = open(home.path());
     (0..SLOTS).for_each(|slot| check(&dir, slot));
     let service = session("x").service;
-    assert!(stored(&dir, 0).unwrap()[&service].bytes > 20_000, "what lies apart counts");
+    assert!(stored(&dir, 0).unwrap()[&service].all.bytes > 20_000, "what lies apart counts");
     assert_eq!(stored(&dir, SLOTS), Some(StoredByService::new()), "nothing was ever there");
     let mut slot = Slot::start(&dir, 0).await;
     let mut record = slot.message(&dir, "state", b"x", vec![write("key", "value")]);
     let Record::Message(message) = &mut record else { panic!() };
     message.head.state_bytes = 8_000;
     slot.commit(&dir, vec![record]).await;
-    let before = stored(&dir, 0).unwrap()[&service];
+    let before = stored(&dir, 0).unwrap()[&service].all;
     slot.flush(&dir).await;
     check(&dir, 0);
-    let after = stored(&dir, 0).unwrap()[&service];
+    let after = stored(&dir, 0).unwrap()[&service].all;
     assert_eq!(after.sessions, before.sessions + 1);
     assert!((before.bytes + 8_000..before.bytes + 8_500).contains(&after.bytes), "{after:?}");
     // Deleted and made again between two flushes.
@@ -105,7 +249,7 @@ async fn sums_are_kept_by_each_write_and_by_recovery() {
     slot.commit(&dir, vec![delete]).await;
     slot.flush(&dir).await;
     check(&dir, 0);
-    assert_eq!(stored(&dir, 0).unwrap()[&service], before);
+    assert_eq!(stored(&dir, 0).unwrap()[&service].all, before);
 }
 
 /// After an upgrade, old sessions would not count, and would be subtracted when they are deleted.
@@ -131,7 +275,7 @@ async fn a_directory_of_the_version_before_is_counted() {
     slot.commit(&dir, vec![on, gone]).await;
     slot.flush(&dir).await;
     check(&dir, 0);
-    assert_eq!(counted(&dir, 0).0, sums[0].values().next().unwrap().sessions - 1);
+    assert_eq!(counted(&dir, 0).0, sums[0].values().next().unwrap().all.sessions - 1);
     // The version before moves the slot on, and knows no sums.
     let key = keys::slot(0);
     let meta = SlotMeta { applied: slot.meta.applied + 1, ..slot.meta.clone() };
@@ -188,7 +332,8 @@ async fn a_count_goes_on_beside_writes() {
             records.extend(slot.delete(&dir, &names[steps % 2]));
         }
         if steps % 5 == 0 {
-            records.push(slot.message(&dir, &format!("new-{steps}"), b"new", vec![]));
+            let record = slot.message(&dir, &format!("new-{steps}"), b"new", vec![]);
+            records.push(by(["ann", "bob"][steps % 2], record));
         }
         slot.commit(&dir, records).await;
         slot.flush(&dir).await;
@@ -218,7 +363,7 @@ async fn damage_is_left_out_of_a_count_and_does_not_end_the_node() {
     let row = keys::session(0, &key);
     dir.engine_for_test().open_db().unwrap().heads.put_raw(&row, &[1, 0xff]);
     count(&dir, 0);
-    assert_eq!(stored(&dir, 0).unwrap()[&service].sessions, heads.len() as u64 - 1);
+    assert_eq!(stored(&dir, 0).unwrap()[&service].all.sessions, heads.len() as u64 - 1);
     // It is written over by one who has it in memory.
     let mut slot = Slot::start(&dir, 0).await;
     slot.heads.insert(key.clone(), head);
@@ -262,6 +407,10 @@ async fn a_look_says_what_does_not_decode_and_does_not_end_the_node() {
     for read in damage {
         assert!(matches!(read, Err(StateError::Corrupt(_))), "{read:?}");
     }
+    // Where it is: those beside it can be looked at.
+    let found = view.heads(&service, None, 9).unwrap();
+    let sound: Vec<_> = found.iter().map(|(_, head)| head.is_ok()).collect();
+    assert_eq!((sound.len(), sound[..4].to_vec()), (heads.len(), vec![true, true, false, true]));
     assert!(view.history(bad, 0, 9, usize::MAX).is_ok());
     assert_eq!(*dir.health().borrow(), Health::Ready);
     // Whoever serves it does not go on.

@@ -222,6 +222,7 @@ fn info() -> SessionInfo {
         incarnation: incarnation(),
         made_again: true,
         closed: false,
+        forked: None,
     }
 }
 
@@ -276,6 +277,8 @@ fn responses() -> Vec<Result<Response, Error>> {
         last_seq: 300,
         incarnation: incarnation(),
         made_again: true,
+        forked: None,
+        begins: None,
         held: Held::default(),
     };
     let subscribed = Subscribed {
