@@ -120,8 +120,31 @@ pub fn redact(capture: &mut Capture, all: &[Redaction]) {
     for redaction in all {
         redaction.apply(capture, &mut names);
     }
+    if !all.is_empty() {
+        leave_words_out(capture);
+    }
     capture.redacted = all.iter().map(ToString::to_string).collect();
 }
+
+/// What handlers and servers have said is free text: anything may be in it.
+fn leave_words_out(capture: &mut Capture) {
+    let before = &mut capture.before;
+    let timers = before.timers.iter_mut().map(|it| &mut it.reason);
+    let requests = before.requests.iter_mut().map(|it| &mut it.reason);
+    let tried = before.answers.iter_mut().flat_map(|it| [&mut it.reason, &mut it.http.reason]);
+    let origin = capture.message.origin.iter_mut().flat_map(|origin| {
+        let answer = origin.answer.as_mut().and_then(|it| it.refusal.as_mut());
+        let http = origin.http.as_mut().map(|it| &mut it.reason);
+        answer.map(|it| &mut it.message).into_iter().chain(http)
+    });
+    let all = timers.chain(requests).chain(tried).chain(origin);
+    for words in all.filter(|words| !words.is_empty()) {
+        WORDS.clone_into(words);
+    }
+}
+
+/// In the place of such a text.
+const WORDS: &str = "redacted";
 
 /// The names that texts get: so it is still seen which were the same.
 #[derive(Default)]
@@ -195,22 +218,21 @@ impl Redaction {
             }
             Err(_) => return,
         };
-        let any = match is_deep {
-            true => deep(place, &mut value, names),
-            false => place.change(&mut value, &mut |found| names.redact(found)),
-        };
-        if any {
-            *content = Content::of(value.to_string().as_bytes());
+        if *is_deep {
+            deep(place, &mut value, names);
+        } else {
+            place.change(&mut value, &mut |found| names.redact(found));
         }
+        // Also if nothing was found: a member that is there twice is looked at once, and its other value goes with this.
+        *content = Content::of(value.to_string().as_bytes());
     }
 }
 
-fn deep(place: &Place, value: &mut Value, names: &mut Names) -> bool {
-    let mut any = place.change(value, &mut |found| names.redact(found));
+fn deep(place: &Place, value: &mut Value, names: &mut Names) {
+    place.change(value, &mut |found| names.redact(found));
     match value {
-        Value::Array(all) => all.iter_mut().for_each(|each| any |= deep(place, each, names)),
-        Value::Object(all) => all.values_mut().for_each(|each| any |= deep(place, each, names)),
+        Value::Array(all) => all.iter_mut().for_each(|each| deep(place, each, names)),
+        Value::Object(all) => all.values_mut().for_each(|each| deep(place, each, names)),
         _ => {}
     }
-    any
 }

@@ -1,9 +1,15 @@
 //! Captures: the format, redaction, and that they run.
 
 #![allow(clippy::unwrap_used)]
-use super::*;
+use super::{
+    effects::{TimerForm, WhenForm},
+    *,
+};
 use crate::{
-    effects::{Firing, Origin},
+    effects::{
+        Firing, Origin,
+        lines::{AnswerLine, OriginLines, RefusalLine},
+    },
     log::record::Entry,
     names::SessionKey,
     plugin::{Isolation, PluginHost, testkit},
@@ -177,6 +183,35 @@ fn what_is_redacted_is_nowhere() {
     assert_eq!(redacted.redacted, ["$..card", "state.$.b", "sender", "id"]);
     let sender = redacted.message.sender.unwrap();
     assert!(sender.starts_with("redacted-"), "{sender}");
+    // Free texts, and a member that is there twice.
+    let twice = br#"{"a":{"card":"4111"},"a":1}"#;
+    let mut told = capture(component.clone(), 2, twice, &[]);
+    let reason = "card 4111 declined".to_owned();
+    told.before.timers.push(TimerForm {
+        name: "pay".into(),
+        when: WhenForm::Once,
+        due_ms: 1,
+        next_ms: 1,
+        failures: 1,
+        reason: reason.clone(),
+        content_type: String::new(),
+        body: Content::of(b""),
+        set_by: 1,
+    });
+    let refusal = RefusalLine { code: "declined".into(), message: reason, retriable: false };
+    let answer = AnswerLine {
+        service: "pay".into(),
+        session: "x".into(),
+        name: "n".into(),
+        sent_by: 1,
+        attempt: 1,
+        hops: 1,
+        refusal: Some(refusal),
+    };
+    told.message.origin = Some(OriginLines { answer: Some(answer), ..OriginLines::default() });
+    redact(&mut told, &["$..card".parse().unwrap()]);
+    let text = told.text().unwrap();
+    assert!(!text.contains("4111") && text.contains("pay"), "{text}");
     let mut empty = capture(component, 2, body, &[("t", "4111 as text")]);
     redact(&mut empty, &["state".parse().unwrap(), "message".parse().unwrap()]);
     assert!(empty.before.state.is_empty() && empty.message.body == Content::of(b""));
