@@ -99,9 +99,9 @@ pub(super) async fn post(
     api.gate().allows(&who, Verb::Fork, On::Session(key.service.as_str(), to.as_str()))?;
     let new = SessionKey { service: key.service.clone(), session: to.clone() };
     // As a message to the new one.
-    let client = who.client().map(|client| &**client);
-    api.limiter().admit(&new, client, body.len(), None, &mut Told::default())?;
-    let ask = ForkAsk { key, to, at: asked.at, deployment: asked.deployment };
+    let by = who.client().cloned();
+    api.limiter().admit(&new, by.as_deref(), body.len(), None, &mut Told::default())?;
+    let ask = ForkAsk { key, to, at: asked.at, deployment: asked.deployment, by };
     let done = deadline.limit(pin!(api.backend().fork(ask))).await;
     let done = done.unwrap_or_else(|| Err(outcome_unknown()))?;
     let seq = done.forked.at;

@@ -7,6 +7,7 @@ use super::*;
 use crate::{
     effects::{Entered, Forked, Inherited, Origin},
     log::record::{DeploymentId, Entry, Pin},
+    message::Client,
     operation::{Describe, Operate},
     operator::{Action, Fork, Operation, StateRange, session_exists},
     replay::past,
@@ -23,6 +24,8 @@ pub struct ForkAsk {
     /// What the new one runs on: the deployment that handled that message, or the current one. `None`: as any session, it
     /// goes over to the current one with its next message.
     pub deployment: Option<DeploymentId>,
+    /// Who forks it: the new one counts for that subject.
+    pub by: Option<Arc<Client>>,
 }
 
 /// What was made.
@@ -44,7 +47,7 @@ impl Node {
     /// `session-not-found`, `seq-not-reached`, `history-unavailable`, `session-exists`, `deployment-not-found`,
     /// `request-invalid`, and errors of both slots.
     pub async fn fork(&self, ask: ForkAsk) -> Result<ForkDone, Error> {
-        let ForkAsk { key, to, at, deployment } = ask;
+        let ForkAsk { key, to, at, deployment, by } = ask;
         if to == key.session {
             let why = "a session can't be forked to its own name".to_owned();
             return Err(Error::new(Code::RequestInvalid, why));
@@ -77,7 +80,7 @@ impl Node {
             );
             Error::new(Code::RequestInvalid, why)
         })?;
-        let history = self.inherited(&now, at, parts.len()).await?;
+        let mut history = self.inherited(&now, at, parts.len()).await?;
         let root = now.forked.as_ref().map_or(&key.session, |forked| &forked.root).clone();
         let depth = now.forked.as_ref().map_or(0, |forked| forked.depth) + 1;
         if depth > limits::FORK_DEPTH_MAX {
@@ -88,6 +91,7 @@ impl Node {
         }
         let of = now.incarnation.unwrap_or(Incarnation::NONE).to_wire();
         let forked = Arc::new(Forked { from: key.session.clone(), of, at, first, root, depth });
+        inherit(&mut history, &forked, kept(&parts), by);
         self.send_parts(&now, &new, &forked, pinned, history, parts).await
     }
 
@@ -214,15 +218,10 @@ impl Node {
         history: Vec<Entry>,
         parts: Vec<Vec<(String, Bytes)>>,
     ) -> Result<ForkDone, Error> {
-        let kept = kept(&parts);
         let deployment = history.last().map_or(0, |entry| entry.deployment);
         let mut at: Option<Cursor> = None;
         let mut slot = new.slot(self.router.slot_count());
-        for (mut entry, values) in history.into_iter().zip(parts) {
-            let state = kept.clone().filter(|_| entry.seq == forked.at);
-            let origin = entry.origin.take();
-            let inherited = Inherited { origin, forked: forked.clone(), state };
-            entry.origin = Some(Box::new(Origin::Inherited(inherited.into())));
+        for (entry, values) in history.into_iter().zip(parts) {
             let part = Fork {
                 forked: (**forked).clone(),
                 created_ms: now.created_ms,
@@ -269,6 +268,21 @@ fn parts(state: Vec<(String, Bytes)>) -> Vec<Vec<(String, Bytes)>> {
         }
     }
     parts
+}
+
+/// Says of entries that they are another session's: the last has the state behind it, and the first who forks it.
+fn inherit(
+    history: &mut [Entry],
+    forked: &Arc<Forked>,
+    state: Option<Entered>,
+    mut by: Option<Arc<Client>>,
+) {
+    for entry in history {
+        let state = state.clone().filter(|_| entry.seq == forked.at);
+        let (origin, forked) = (entry.origin.take(), forked.clone());
+        let inherited = Inherited { origin, forked, state, by: by.take() };
+        entry.origin = Some(Box::new(Origin::Inherited(inherited.into())));
+    }
 }
 
 /// What the history keeps of a state; `None`: it is too large.

@@ -181,7 +181,7 @@ impl Node {
     /// # Errors
     /// As [`Node::call`].
     pub async fn history(&self, read: ReadHistory) -> Result<History, Error> {
-        let own = self.call(read.clone()).await?;
+        let mut own = self.call(read.clone()).await?;
         let Some(forked) = own.forked.clone() else { return Ok(own) };
         let before = forked.first.saturating_sub(1);
         let (after, limit) = match read.range {
@@ -199,6 +199,11 @@ impl Node {
             return Ok(own);
         }
         let key = SessionKey { session: forked.from.clone(), ..read.key.clone() };
+        if matches!(read.range, Range::After { .. }) {
+            // It is not what was asked for; and a line of forks would hold a page for each.
+            own.entries = Vec::new();
+            own.held = Held::default();
+        }
         let range = Range::After { seq: after, limit };
         let theirs = Box::pin(self.history(ReadHistory { key, range, ..read.clone() })).await;
         let mut theirs = match theirs {

@@ -4,7 +4,7 @@
 //! while one is run. What comes out is compared with what is stored on the way: a state that can't be relied on is not given.
 
 use super::{
-    check::{Cast, LOOK, Left, Progress, is_handled, says_effects},
+    check::{Cast, Left, Progress, is_handled, says_effects},
     versions::Versions,
 };
 use crate::{
@@ -162,7 +162,8 @@ struct Running {
 
 async fn run(job: Job, mut pages: mpsc::Receiver<Entries>) -> Result<Reached, Error> {
     let Job { versions, key, base, at, forked, question, keeps_state } = job;
-    let progress = Progress::new(crate::clock::now() + limits::PAST_TIME);
+    let until = crate::clock::now() + limits::PAST_TIME;
+    let progress = Progress::new(until);
     let mut cast = Cast::new(&versions);
     let last = base.seq;
     let mut replay = Replay::new(key, base)?;
@@ -176,9 +177,8 @@ async fn run(job: Job, mut pages: mpsc::Receiver<Entries>) -> Result<Reached, Er
         // The one who reads it knows why there is no more.
         let Some(page) = pages.recv().await else { return Err(stopping()) };
         for entry in page.iter().take_while(|entry| entry.seq <= at) {
-            if entry.seq % LOOK == 0 && progress.is_over() {
-                let most = limits::PAST_TIME;
-                return Err(unavailable(format!("its history takes longer than {most:?} to run")));
+            if progress.is_over() {
+                return Err(too_long());
             }
             it.take(&mut cast, entry).await?;
         }
@@ -192,7 +192,9 @@ async fn run(job: Job, mut pages: mpsc::Receiver<Entries>) -> Result<Reached, Er
         Some(question) => {
             let on = it.replay.deployment().unwrap_or_default();
             let on = versions.get(on).await.map_err(unavailable)?;
-            Some(it.replay.query(question, &on, &mut it.instances).await.map_err(unable)?)
+            let asked = it.replay.query(question, &on, &mut it.instances);
+            let asked = tokio::time::timeout_at(until.into(), asked).await;
+            Some(asked.map_err(|_| too_long())?.map_err(unable)?)
         }
         None => None,
     };
@@ -255,6 +257,11 @@ fn stopping() -> Error {
 /// What it was can't be made again.
 pub fn unavailable(why: impl std::fmt::Display) -> Error {
     Error::new(Code::HistoryUnavailable, format!("what the session was is not known here: {why}"))
+}
+
+fn too_long() -> Error {
+    let most = limits::PAST_TIME;
+    unavailable(format!("its history takes longer than {most:?} to run"))
 }
 
 fn left(why: Left) -> Error {

@@ -4,7 +4,7 @@
 //! before are read there. From the next one on it is a session like any other.
 
 use super::{Entered, Origin};
-use crate::names::SessionId;
+use crate::{client::Client, names::SessionId};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -32,6 +32,8 @@ pub struct Inherited {
     pub forked: Arc<Forked>,
     /// The state behind it, of the last one: where the history can be run from. `None`: it is too large.
     pub state: Option<Entered>,
+    /// Who forked it, of the first one: whom the new session counts for.
+    pub by: Option<Arc<Client>>,
 }
 
 impl Forked {
@@ -44,6 +46,7 @@ impl Forked {
 impl Inherited {
     /// What it takes of an entry, beside what the other session has.
     pub fn bytes(&self) -> usize {
-        self.forked.memory() + self.state.as_ref().map_or(0, Entered::bytes)
+        let by = self.by.as_ref().map_or(0, |by| by.bytes());
+        self.forked.memory() + self.state.as_ref().map_or(0, Entered::bytes) + by
     }
 }

@@ -137,7 +137,7 @@ mod tests {
         let from = key.session.clone();
         let forked = Forked { root: from.clone(), from, of: 1, at: 7, first: 7, depth: 1 };
         let state = Some(Entered { writes: vec![("k".into(), Some("v".into()))] });
-        let inherited = Inherited { origin: None, forked: forked.clone().into(), state };
+        let inherited = Inherited { origin: None, forked: forked.clone().into(), state, by: None };
         let mut entry = message(None).entry(7);
         entry.origin = Some(Box::new(Origin::Inherited(inherited.into())));
         let pinned = Some(Pin { against: 2, reason: "so".into() });

@@ -2,7 +2,7 @@
 //! history goes on from there. Nothing but the last messages, and the state, is copied.
 
 use crate::{
-    effects::{Effect, Forked, rows::Name},
+    effects::{Effect, Forked, Origin, rows::Name},
     error::{Cause, Error},
     level::FORKED_FROM,
     log::record::Head,
@@ -57,8 +57,12 @@ impl Shell {
         if session.exists() {
             return Err(session_exists(&session.key));
         }
-        let stored = self.context.quota.check_stored(&session.key.service, true);
-        stored.map(|()| None).map_err(|what| Error::of(Cause::Quota, what))
+        let first = part.history.first().and_then(|entry| entry.origin.as_deref());
+        let by = match first {
+            Some(Origin::Inherited(inherited)) => inherited.by.as_deref(),
+            _ => None,
+        };
+        self.check_stored(session, by).map(|()| None)
     }
 
     /// Takes a part. On an error the session is as it was.

@@ -34,7 +34,7 @@ impl Shell {
     fn maker(&self, session: &Session) -> Result<Option<Maker>, StateError> {
         match session.recent.front() {
             // The store does not have it yet.
-            Some(first) if first.seq == 1 => Ok(stored::maker(first)),
+            Some(first) if first.begins() => Ok(stored::maker(first)),
             _ => self.context.store.maker(self.slot, &session.key),
         }
     }

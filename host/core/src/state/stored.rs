@@ -1,6 +1,6 @@
 //! What services have stored: how many sessions, and how many bytes; and who has made them.
 
-use crate::{limits, log::record::Entry, names::ServiceName, usage::with_account};
+use crate::{effects::Origin, limits, log::record::Entry, names::ServiceName, usage::with_account};
 use serde::{Deserialize, Serialize};
 use slotd_quota::usage::kept_name;
 use std::collections::BTreeMap;
@@ -43,9 +43,14 @@ pub type Maker = Box<str>;
 /// By service; one that has nothing is not there.
 pub type StoredByService = BTreeMap<ServiceName, StoredOf>;
 
-/// Who has made a session, by its first message: a client that was shown to be a subject.
+/// Who has made a session, by its first message: a client that was shown to be a subject. Of one that was forked off another
+/// one that is who forked it, whoever sent that message to the other.
 pub fn maker(first: &Entry) -> Option<Maker> {
-    let client = first.client().filter(|_| first.seq == 1);
+    let client = match first.origin.as_deref() {
+        Some(Origin::Inherited(inherited)) => inherited.by.as_ref(),
+        _ => first.client(),
+    };
+    let client = client.filter(|_| first.begins());
     with_account(client.map(|client| &**client), |account| Some(kept_name(account?).into()))
 }
 

@@ -12,7 +12,7 @@ fn named(session: &str) -> SessionKey {
 }
 
 fn ask(to: &str, at: Option<u64>) -> ForkAsk {
-    ForkAsk { key: named("x"), to: named(to).session, at, deployment: None }
+    ForkAsk { key: named("x"), to: named(to).session, at, deployment: None, by: None }
 }
 
 /// What a client sees of an entry.
@@ -248,4 +248,20 @@ async fn a_large_state_comes_in_parts() {
     assert_eq!(describe(&fixture, named("z")).await.unwrap().seq, 7);
     let there = fixture.node.sessions(&fixture.service, "", None, 9).await.unwrap();
     assert_eq!(there.len(), 3, "each is counted once");
+}
+
+/// Whoever may fork would make as many sessions as he likes, each with a copy of a state.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subject_that_has_as_many_sessions_as_it_may_forks_none() {
+    let fixture = Fixture::new().await;
+    fixture.deploy("1.0.0", testkit::guest().into()).await.unwrap();
+    let limits =
+        toml::from_str::<slotd_quota::policy::Limits>("subject = { sessions = 0 }").unwrap();
+    fixture.node.context.quota.set([("s", &limits)]);
+    send_all(&fixture, "x", &[b"sone", b"stwo"]).await;
+    let client = Client { kind: "accounts".into(), subject: Some("ann".into()), claims: vec![] };
+    let of_ann = ForkAsk { by: Some(client.into()), ..ask("y", Some(2)) };
+    assert_eq!(code(fixture.node.fork(of_ann).await), Code::QuotaExceeded);
+    assert_eq!(code(describe(&fixture, named("y")).await), Code::SessionNotFound);
+    fixture.node.fork(ask("y", Some(2))).await.unwrap();
 }

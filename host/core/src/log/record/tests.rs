@@ -385,7 +385,8 @@ fn a_fork_keeps_its_form_and_needs_its_level() {
     let forked = Arc::new(Forked { from, of: 300, at: 3, first: 3, root, depth: 1 });
     let state = Some(Entered { writes: vec![("k".into(), Some("v".into()))] });
     let origin = Some(Box::new(Origin::Presence(true)));
-    let inherited = Inherited { origin, forked: forked.clone(), state };
+    let by = Client { kind: "token".into(), subject: Some("bob".into()), claims: Vec::new() };
+    let inherited = Inherited { origin, forked: forked.clone(), state, by: Some(by.into()) };
     let mut message = message(3, b"hi", None);
     Arc::make_mut(&mut message.entry).origin = Some(Box::new(Origin::Inherited(inherited.into())));
     assert!(message.entry.begins());
@@ -413,11 +414,11 @@ fn a_fork_keeps_its_form_and_needs_its_level() {
 }
 
 const FORKED: &str = concat!(
-    "02ff0309010106b0000000046368617406726f6f6d2d310500010801050106726f6f6d2d31ac02030306726f6f6d",
-    "2d31010101016b01017603000103616e6e83d095ffbc310a746578742f706c61696e026869106170706c69636174",
-    "696f6e2f6a736f6e01370301046c696e6501740165d5aad5aad5aad5aad5aad5aad5aad5aad5aa0102016e010138",
-    "04676f6e650080d095ffbc3183d095ffbc310200010901010f01140106726f6f6d2d31ac02030306726f6f6d2d31",
-    "010000",
+    "02ff0309010106bd000000046368617406726f6f6d2d310500010801050106726f6f6d2d31ac02030306726f6f6d",
+    "2d31010101016b0101760105746f6b656e0103626f620003000103616e6e83d095ffbc310a746578742f706c6169",
+    "6e026869106170706c69636174696f6e2f6a736f6e01370301046c696e6501740165d5aad5aad5aad5aad5aad5aa",
+    "d5aad5aad5aa0102016e01013804676f6e650080d095ffbc3183d095ffbc310200010901010f01140106726f6f6d",
+    "2d31ac02030306726f6f6d2d31010000",
 );
 const ENTERED: &str = concat!(
     "02ff030901010486000000046368617406726f6f6d2d310500010702016b01036e657704676f6e65000300010361",

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     client::Client,
     database::Health,
-    effects::Origin,
+    effects::{Forked, Inherited, Origin},
     error::StateError,
     limits,
     names::ServiceName,
@@ -65,6 +65,22 @@ fn by(who: &str, mut record: Record) -> Record {
     let client = Client { kind: "token".into(), subject: Some(who.into()), claims: Vec::new() };
     let Record::Message(message) = &mut record else { panic!() };
     Arc::make_mut(&mut message.entry).origin = Some(Box::new(Origin::Client(client.into())));
+    record
+}
+
+/// The first message of a fork, at that place, which another session had as this record has it.
+fn forked_by(who: Option<&str>, at: u64, mut record: Record) -> Record {
+    let client =
+        |who: &str| Client { kind: "token".into(), subject: Some(who.into()), claims: Vec::new() };
+    let Record::Message(message) = &mut record else { panic!() };
+    let (from, root) = (message.key.session.clone(), message.key.session.clone());
+    let forked = Arc::new(Forked { from, of: 1, at, first: at, root, depth: 1 });
+    let entry = Arc::make_mut(&mut message.entry);
+    let (origin, by) = (entry.origin.take(), who.map(|who| client(who).into()));
+    let inherited = Inherited { origin, forked, state: None, by };
+    entry.origin = Some(Box::new(Origin::Inherited(inherited.into())));
+    entry.seq = at;
+    message.head.seq = at;
     record
 }
 
@@ -131,6 +147,31 @@ async fn a_session_counts_for_the_subject_that_made_it() {
         check(&dir, 0);
     }
     assert_eq!(subjects(&dir, 0), []);
+}
+
+/// Whoever forks would make as many sessions as he likes; and whoever wrote to the other one would pay for them.
+#[tokio::test]
+async fn a_fork_counts_for_the_subject_that_forked_it() {
+    let home = scratch();
+    let dir = open(home.path());
+    let mut slot = Slot::start(&dir, 0).await;
+    let mut records = Vec::new();
+    for (name, who, at) in [("a", Some("bob"), 5), ("b", Some("bob"), 1), ("c", None, 1)] {
+        let of_ann = by("ann", slot.message(&dir, name, b"x", vec![]));
+        records.push(forked_by(who, at, of_ann));
+    }
+    slot.commit(&dir, records).await;
+    slot.flush(&dir).await;
+    check(&dir, 0);
+    let sums = subjects(&dir, 0);
+    let sessions: Vec<_> = sums.iter().map(|(who, sum)| (&**who, sum.sessions)).collect();
+    assert_eq!(sessions, [("token:bob", 2)]);
+    as_before(&dir);
+    count(&dir, 0);
+    check(&dir, 0);
+    assert_eq!(subjects(&dir, 0), sums);
+    let maker = |name| dir.state().maker(0, &session(name)).unwrap();
+    assert_eq!((maker("a").as_deref(), maker("c")), (Some("token:bob"), None));
 }
 
 /// As the version before last has the sums of a slot.
