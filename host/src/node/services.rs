@@ -190,6 +190,9 @@ impl Node {
             self.check_signed(service, target)?;
         }
         let plugin = next.target().load_own(&self.context.plugins).await?;
+        // The way back from a canary is never refused: it is bad, and what can't go back works on where it is.
+        let is_way_back = to.is_none() && known.live_canary().is_some();
+        let options = DeployOptions { force: options.force || is_way_back, ..options };
         let sessions = self.outlook(&next, next.target().require()?, &plugin, &options).await?;
         let new_effects = self.new_effects(Some(&known), &plugin).await;
         let deployed = self.swap_to(service, Some(next), sessions, turn).await?;

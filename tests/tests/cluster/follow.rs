@@ -205,61 +205,29 @@ async fn written(progress: &Progress) -> anyhow::Result<()> {
 fn subscriptions_follow_their_session_when_its_slot_moves() {
     scenario(async {
         let cluster = Cluster::start(ClusterOptions::default(), None).await?;
-        follow(&cluster).await
+        let room = Room::prepare(&cluster).await?;
+        let api: Api = room.elsewhere.api();
+        let stream = api.events(SERVICE, ROOM, Some(0), None).await?;
+        let path = format!("{}/socket?after=0&sender={SENDER}", session_path(SERVICE, ROOM));
+        let socket = Socket::open(&api.client, &path).await?;
+        let progress = Progress::default();
+        let members = cluster.members();
+        let posts = members.iter().map(|member| post(member, &progress));
+        let (heard, ids, _, ()) = tokio::try_join!(
+            talk(socket, room.slot, &progress),
+            read(stream),
+            futures_util::future::try_join_all(posts),
+            room.keep_moving(members.len() + 1, &progress),
+        )?;
+        let history = api.whole_history(SERVICE, ROOM).await?;
+        // And the first and the last line.
+        let written = progress.sent.load(SeqCst) + progress.posted.load(SeqCst) + 2;
+        ensure!(history.len() as u64 == written, "{} of {written} messages", history.len());
+        let expected: Vec<String> = (1..=history.len()).map(|seq| format!("{seq}.0")).collect();
+        ensure!(ids == expected, "the stream's events: {ids:?}");
+        ensure!(heard.events == expected, "the socket's events: {:?}", heard.events);
+        check_acks(heard.acks, &history)
     });
-}
-
-/// On a busy node messages wait in a line in front of their slot. What waits there when the slot goes would be overtaken by
-/// what is sent to its next owner, or be lost.
-#[test]
-fn messages_that_wait_for_their_share_keep_their_order_when_their_slot_moves() {
-    scenario(async {
-        let dir = tempfile::tempdir()?;
-        let policy = dir.path().join("policy.toml");
-        // Hardly any time for its handlers, so that its messages wait on any machine.
-        let limits = format!("[service.{SERVICE}.limits]\nguest_time = \"2ms/s\"\n");
-        std::fs::write(&policy, limits)?;
-        let env = vec![
-            ("SLOTD_SHARES".into(), "true".into()),
-            ("SLOTD_ACCESS_FILE".into(), policy.display().to_string()),
-        ];
-        let cluster = Cluster::start(ClusterOptions { env, ..Default::default() }, None).await?;
-        follow(&cluster).await?;
-        let mut waited = 0;
-        for member in cluster.members() {
-            let label = format!("service=\"{SERVICE}\"");
-            let count = member.admin().metric("slotd_shares_waited_total", &label).await?;
-            waited += usize::from(count > 0.0);
-        }
-        ensure!(waited >= 2, "messages have waited at {waited} nodes: the test shows nothing");
-        Ok(())
-    });
-}
-
-/// Moves a room's slot while there are writers and readers; none of them may notice.
-async fn follow(cluster: &Cluster) -> anyhow::Result<()> {
-    let room = Room::prepare(cluster).await?;
-    let api: Api = room.elsewhere.api();
-    let stream = api.events(SERVICE, ROOM, Some(0), None).await?;
-    let path = format!("{}/socket?after=0&sender={SENDER}", session_path(SERVICE, ROOM));
-    let socket = Socket::open(&api.client, &path).await?;
-    let progress = Progress::default();
-    let members = cluster.members();
-    let posts = members.iter().map(|member| post(member, &progress));
-    let (heard, ids, _, ()) = tokio::try_join!(
-        talk(socket, room.slot, &progress),
-        read(stream),
-        futures_util::future::try_join_all(posts),
-        room.keep_moving(members.len() + 1, &progress),
-    )?;
-    let history = api.whole_history(SERVICE, ROOM).await?;
-    // And the first and the last line.
-    let written = progress.sent.load(SeqCst) + progress.posted.load(SeqCst) + 2;
-    ensure!(history.len() as u64 == written, "{} of {written} messages", history.len());
-    let expected: Vec<String> = (1..=history.len()).map(|seq| format!("{seq}.0")).collect();
-    ensure!(ids == expected, "the stream's events: {ids:?}");
-    ensure!(heard.events == expected, "the socket's events: {:?}", heard.events);
-    check_acks(heard.acks, &history)
 }
 
 /// Each of the socket's messages is acknowledged once, by its id, under which history has it.

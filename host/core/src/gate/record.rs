@@ -189,6 +189,22 @@ impl GateRecord {
         self
     }
 
+    /// Without what makes it large, for one that is too large to be kept.
+    #[must_use]
+    pub fn shed(mut self) -> Self {
+        self.before = None;
+        for stage in &mut self.report.stages {
+            stage.groups.clear();
+            stage.costs.clear();
+        }
+        self
+    }
+
+    pub fn is_shed(&self) -> bool {
+        let is_empty = |stage: &StageResult| stage.groups.is_empty() && stage.costs.is_empty();
+        self.before.is_none() && self.report.stages.iter().all(is_empty)
+    }
+
     /// The record, ended.
     pub fn ended(mut self, phase: Phase, now_ms: u64) -> Self {
         if matches!(phase, Phase::Stopped { .. }) {

@@ -392,7 +392,10 @@ impl StageResult {
     }
 
     /// Adds what was found. Those that stop the version have a place, whatever else there is.
-    pub fn add(&mut self, group: Group) {
+    pub fn add(&mut self, mut group: Group) {
+        for shown in [&mut group.path, &mut group.example.stored, &mut group.example.came] {
+            shown.truncate(text::cut(shown, limits::GATE_TEXT_BYTES_MAX).len());
+        }
         let same = |known: &&mut Group| known.kind == group.kind && known.path == group.path;
         if let Some(known) = self.groups.iter_mut().find(same) {
             known.count += group.count;

@@ -40,6 +40,12 @@ pub fn decide(result: &mut StageResult, spec: &GateSpec) {
         let text = format!("{sessions} sessions, or slots, were not migrated: there is more below");
         why.push(Reason { why: text, sessions, example: String::new() });
     }
+    if result.stage == Stage::Interface
+        && let Some(unseen) = result.unseen.first()
+    {
+        let text = format!("what it wants is not known: {}", unseen.why);
+        why.push(Reason { why: text, sessions: 0, example: String::new() });
+    }
     // Sessions that are pinned already are no worse off than they were.
     let first = result.unseen.iter().map(|it| &*it.why).find(|why| !why.starts_with(PINNED));
     let none = (result.seen == 0 && why.is_empty()).then_some(first).flatten();

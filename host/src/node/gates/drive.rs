@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    audit,
     cluster::control::{GateAsk, GateJob},
     gate_report::{GateRecord, GateShare, Phase, Reason, Stage, Standing, report::add_reason},
     registry::GatePut,
@@ -48,7 +49,31 @@ impl Driver {
         self.report().await;
     }
 
+    /// For whoever reads what was changed: the request that began it may have been answered long before.
+    async fn note(&self) {
+        let record = &self.kept.record;
+        let (event, why) = match &record.phase {
+            Phase::Deployed { .. } => ("gate-deployed", None),
+            Phase::Stopped { why, .. } => ("gate-stopped", Some(why)),
+            _ => return,
+        };
+        let mut change = audit::Change::event(event);
+        change.subject.insert("service".into(), record.service.to_string());
+        change.before.insert("deployment".into(), (&*record.from).into());
+        change.after.insert("deployment".into(), (&*record.candidate.label).into());
+        change.after.insert("digest".into(), record.candidate.digest.to_string().into());
+        change.after.insert("gate".into(), record.id.as_str().into());
+        if let Some(by) = &record.by {
+            change.after.insert("by".into(), (&**by).into());
+        }
+        if let Some(why) = why {
+            change.after.insert("why".into(), why.as_str().into());
+        }
+        self.node.audit.note(change).await;
+    }
+
     async fn report(&self) {
+        self.note().await;
         let record = &self.kept.record;
         let (service, to) = (&record.service, &record.candidate.label);
         match &record.phase {
@@ -66,8 +91,8 @@ impl Driver {
         }
     }
 
-    /// Stores what it is now.
-    async fn write(&mut self, mut record: GateRecord) -> Result<(), Gone> {
+    /// Stores what it is now. `false`: somebody has made something else of it, which was taken in instead.
+    async fn write(&mut self, mut record: GateRecord) -> Result<bool, Gone> {
         record.beat = self.kept.record.beat + 1;
         let mut backoff = Backoff::new(limits::SWAP_RETRY_MIN, limits::SWAP_RETRY_MAX);
         loop {
@@ -75,18 +100,33 @@ impl Driver {
             let found = match store.put(&record, self.kept.revision).await {
                 Ok(GatePut::Won(kept)) => {
                     (self.kept, self.written) = (kept, crate::clock::now());
-                    return Ok(());
+                    return Ok(true);
                 }
                 Ok(GatePut::Lost(found)) => found,
+                // It has more than can be kept. No try would change that.
+                Err(error) if error.code == Code::RequestInvalid => {
+                    if record.is_shed() {
+                        return Err(Gone);
+                    }
+                    let why = format!("its report can't be kept: {}", error.detail);
+                    tracing::warn!(service = %record.service, why, "a gate ends");
+                    record = record.shed().ended(Phase::Aborted { why }, now_ms());
+                    continue;
+                }
                 Err(error) => {
                     let service = &record.service;
                     tracing::warn!(%service, %error, "the progress of a gate was not written yet");
                     tokio::time::sleep(backoff.next()).await;
-                    continue;
+                    // Somebody may have ended it.
+                    match self.refresh()? {
+                        true => return Ok(false),
+                        false => continue,
+                    }
                 }
             };
             // Somebody has confirmed or ended it; or an answer was lost, and it is this one.
-            return self.adopt(found.ok_or(Gone)?);
+            self.adopt(found.ok_or(Gone)?)?;
+            return Ok(*self.kept.record == record);
         }
     }
 
@@ -127,7 +167,7 @@ impl Driver {
 
     async fn end(&mut self, phase: Phase) -> Result<(), Gone> {
         let record = (*self.kept.record).clone();
-        self.write(record.ended(phase, now_ms())).await
+        self.write(record.ended(phase, now_ms())).await.map(drop)
     }
 
     /// Has all nodes run a stage on the sessions of their slots; again, where slots moved meanwhile.
@@ -144,7 +184,9 @@ impl Driver {
             let goes_on = !unseen.is_empty() && !stops && !is_late;
             if goes_on && record.round < limits::GATE_ROUNDS_MAX {
                 let wait = limits::GATE_POLL_MAX * record.round;
-                self.write(record).await?;
+                if !self.write(record).await? {
+                    return Ok(());
+                }
                 self.pause(wait).await;
                 continue;
             }
@@ -159,7 +201,7 @@ impl Driver {
                 }
                 _ => record.after(stage),
             };
-            return self.write(next).await;
+            return self.write(next).await.map(drop);
         }
     }
 
@@ -201,7 +243,9 @@ impl Driver {
                 let spec = progress.spec.clone();
                 let shares: Vec<_> = progress.before.iter().cloned().chain(shares).collect();
                 progress.report.merge(stage, &spec, &shares);
-                self.write(progress).await?;
+                if !self.write(progress).await? {
+                    return Ok(None);
+                }
             }
             self.pause(poll.next()).await;
         }
@@ -275,7 +319,9 @@ impl Driver {
             }
             if self.written.elapsed() >= limits::GATE_BEAT {
                 let record = (*self.kept.record).clone();
-                self.write(record).await?;
+                if !self.write(record).await? {
+                    return Ok(());
+                }
             }
             self.pause(limits::GATE_BEAT).await;
         }
@@ -287,7 +333,9 @@ impl Driver {
         loop {
             if self.written.elapsed() >= limits::GATE_BEAT {
                 let record = (*self.kept.record).clone();
-                self.write(record).await?;
+                if !self.write(record).await? {
+                    return Ok(());
+                }
             }
             match self.switch().await {
                 Ok(Some(phase)) => return self.end(phase).await,
@@ -337,6 +385,9 @@ impl Driver {
             return Ok(Some(Phase::Deployed { generation: known.generation }));
         };
         let generation = next.generation;
+        let target = next.target();
+        // Its key may have been withdrawn while it was looked at.
+        node.check_signed(service, target.canary().map_or_else(|| target.require(), Ok)?)?;
         match node.switch(next).await {
             Ok(_) => Ok(Some(Phase::Deployed { generation })),
             // Another node was first: perhaps for this very gate.

@@ -64,6 +64,15 @@ impl Gates {
     }
 }
 
+/// A gate that this node drives, for as long as it does: also if that panics.
+struct Driving(Arc<Node>, String);
+
+impl Drop for Driving {
+    fn drop(&mut self) {
+        self.0.gates.driving.lock().remove(&self.1);
+    }
+}
+
 /// What a deploy is to do before its slots switch.
 pub(super) enum ByGate {
     /// Nothing: there is nothing to compare it with, or nobody wants it.
@@ -187,7 +196,7 @@ impl Node {
         let (store, service) = (&self.gates.store, record.service.clone());
         let until = crate::clock::now() + limits::SWAP_WAIT;
         let mut record = record;
-        loop {
+        for _ in 0..limits::REGISTRY_SWAP_TRIES {
             let known = store.get(&service);
             let running = known.as_ref().filter(|known| !known.record.phase.has_ended());
             if let Some(running) = running {
@@ -214,6 +223,10 @@ impl Node {
                 GatePut::Lost(_) => {}
             }
         }
+        let why = format!(
+            "the gate of {service} can't be begun: what is kept of the last one can't be read, or is changed all the time"
+        );
+        Err(Error::new(Code::StorageUnavailable, why))
     }
 
     /// A gate, once it has ended; `None` if there is another one by then.
@@ -235,11 +248,11 @@ impl Node {
         let node = self.clone();
         let mut stopping = self.stopping.subscribe();
         crate::task::spawn("gate", async move {
+            let _driving = Driving(node.clone(), id);
             tokio::select! {
                 () = Driver::new(node.clone(), kept).run() => {}
                 _ = stopping.wait_for(|stopping| *stopping) => {}
             }
-            node.gates.driving.lock().remove(&id);
         });
     }
 
@@ -254,7 +267,15 @@ impl Node {
         sessions: Vec<SessionsOutlook>,
         new_effects: BTreeSet<String>,
     ) -> Result<Deployed, Error> {
-        let _ = tokio::time::timeout(limits::SWAP_WAIT, self.gate_ended(service, id)).await;
+        // Whoever asked may have to confirm it.
+        let is_seen = |store: &GateStore| match store.get(service) {
+            Some(known) if known.record.id == id => {
+                let phase = &known.record.phase;
+                (phase.has_ended() || *phase == Phase::Confirming).then_some(())
+            }
+            _ => Some(()),
+        };
+        let _ = tokio::time::timeout(limits::SWAP_WAIT, self.gates.store.until(is_seen)).await;
         let known = self.gates.store.get(service).filter(|known| known.record.id == id);
         let Some(known) = known else {
             let why = "another deploy has begun meanwhile".into();
