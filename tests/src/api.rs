@@ -556,7 +556,11 @@ impl Admin {
             return answer;
         }
         let query = more.replacen('&', "?", 1);
-        self.upload_with(service, component, &query).await
+        // The connection that it closes may be tried once more.
+        match self.upload_with(service, component.clone(), &query).await {
+            Err(_) => self.upload_with(service, component, &query).await,
+            answer => answer,
+        }
     }
 
     /// A service's last gate.

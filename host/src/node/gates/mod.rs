@@ -267,15 +267,7 @@ impl Node {
         sessions: Vec<SessionsOutlook>,
         new_effects: BTreeSet<String>,
     ) -> Result<Deployed, Error> {
-        // Whoever asked may have to confirm it.
-        let is_seen = |store: &GateStore| match store.get(service) {
-            Some(known) if known.record.id == id => {
-                let phase = &known.record.phase;
-                (phase.has_ended() || *phase == Phase::Confirming).then_some(())
-            }
-            _ => Some(()),
-        };
-        let _ = tokio::time::timeout(limits::SWAP_WAIT, self.gates.store.until(is_seen)).await;
+        let _ = tokio::time::timeout(limits::SWAP_WAIT, self.gate_ended(service, id)).await;
         let known = self.gates.store.get(service).filter(|known| known.record.id == id);
         let Some(known) = known else {
             let why = "another deploy has begun meanwhile".into();
