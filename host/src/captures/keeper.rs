@@ -9,17 +9,15 @@ use crate::{
     limits,
     log::record::DeploymentId,
     names::ServiceName,
-    plugin::{Isolation, PluginHost, give_way},
+    plugin::{Isolation, PluginHost},
+    replay::aside,
     replay_engine::{Base, Instances, Version},
     service::Catalogue,
     slot::failed::{FailedMessage, Failures},
-    telemetry::{panics, repeats},
+    telemetry::repeats,
 };
 use std::sync::Arc;
-use tokio::{
-    runtime::Handle,
-    sync::{Semaphore, mpsc, watch},
-};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 /// What it needs of its node.
 pub struct Parts {
@@ -75,21 +73,15 @@ async fn keep(
         };
         let Some(next) = next else { return };
         let Ok(permit) = parts.threads.clone().acquire_owned().await else { return };
-        let (parts, runtime) = (parts.clone(), Handle::current());
-        let (ended, end) = tokio::sync::oneshot::channel();
-        let started = crate::thread::start("slotd-replay", move || {
-            give_way(limits::REPLAY_NICE);
-            let made = runtime.block_on(panics::contain("a capture", make(&parts, *next)));
-            if let Ok(Err(why)) = made
-                && repeats::admit("a message that failed was not captured", &why)
-            {
-                tracing::warn!("a message that failed was not captured: {why}");
-            }
-            drop(permit);
-            let _ = ended.send(());
+        let parts = parts.clone();
+        let made = aside::start("slotd-replay", "a capture", permit, move || async move {
+            make(&parts, *next).await
         });
-        if started.is_ok() {
-            let _ = end.await;
+        let Ok(made) = made else { continue };
+        if let Ok(Ok(Err(why))) = made.await
+            && repeats::admit("a message that failed was not captured", &why)
+        {
+            tracing::warn!("a message that failed was not captured: {why}");
         }
     }
 }

@@ -8,19 +8,14 @@ use crate::{
     log::record::{DeploymentId, Entry},
     plugin::{Isolation, Needed, PluginHost},
     replay::{
-        check::{Cast, Left, Progress, check_entered, check_order, is_handled},
+        check::{Cast, Left, Progress, Reading, check_entered, is_handled},
         stored::Stored,
         versions::Versions,
     },
-    replay_engine::{
-        Base, Handled, Instances, Outcome, Replay, Runs, Step, Version, compare::grouped,
-    },
+    replay_engine::{Base, Handled, Instances, Outcome, Replay, Step, Version, compare::grouped},
     text,
 };
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Both versions, compiled so that they count. For as long as it is there.
 pub struct Metered {
@@ -110,25 +105,13 @@ impl<'a> Coster<'a> {
     }
 
     async fn run(&mut self, stored: Stored<'_>, result: &mut StageResult) -> Result<(), Left> {
-        let until = crate::clock::now() + limits::AUDIT_SESSION_TIME;
         let place = stored.head.seq.saturating_sub(self.messages);
         let mut replay = Replay::new(stored.key.clone(), Base::default())?;
-        let (mut history, mut cast) = (stored.history(), Cast::new(self.versions));
+        let mut reading = Reading::new(stored, self.progress, 1);
+        let mut cast = Cast::new(self.versions);
         // Both from the same state, so that what they compute can be compared.
         let mut lanes = None::<(Replay, Replay)>;
-        let (mut last, mut last_ms) = (0, 0);
-        while let Some(entry) = history.next()? {
-            self.progress.messages.fetch_add(1, Ordering::Relaxed);
-            if self.progress.is_over() {
-                return Err(Left::Stopped);
-            }
-            if crate::clock::now() >= until {
-                let most = limits::AUDIT_SESSION_TIME;
-                let why = format!("the session takes longer than {most:?} to run");
-                return Err(Left::Because(why.into()));
-            }
-            check_order(&entry, last, last_ms)?;
-            (last, last_ms) = (entry.seq, entry.time_ms);
+        while let Some(entry) = reading.next()? {
             let fork = |replay: &Replay| {
                 let one = || Replay::new(stored.key.clone(), replay.base());
                 Ok::<_, Left>((one()?, one()?))
@@ -149,12 +132,8 @@ impl<'a> Coster<'a> {
                 // What was entered is of the version before, and so is what goes on behind it.
                 replay = one;
             }
-            let before = replay.deployment().filter(|_| is_handled(&entry));
-            let (on, from) = cast.of(&entry, before).await?;
-            let runs = Runs { on: &on, from: from.as_deref() };
-            if let Step::Entered { import, is_known } =
-                replay.step(&entry, runs, &mut self.instances).await?
-            {
+            let step = cast.step(&mut replay, &entry, &mut self.instances).await?;
+            if let Step::Entered { import, is_known } = step {
                 check_entered(entry.seq, import, is_known)?;
             }
         }

@@ -15,8 +15,9 @@ use crate::{
     limits,
     log::record::{DeploymentId, Head},
     names::{ServiceName, SessionId, SessionKey, SlotId},
-    plugin::{PluginHost, give_way},
+    plugin::PluginHost,
     replay::{
+        aside::Threads,
         check::{Left, Progress},
         choice::{Sample, Share},
         slots::Slots,
@@ -26,7 +27,6 @@ use crate::{
     replay_engine::{Version, compare::Ignores},
     service::Catalogue,
     state::rows::{SlotView, WholeSlots},
-    telemetry::panics,
 };
 use parking_lot::Mutex;
 use std::{
@@ -37,10 +37,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::{
-    runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
-};
+use tokio::sync::Semaphore;
 
 /// What a part needs of its node.
 pub struct Parts {
@@ -378,53 +375,16 @@ impl Part {
 
     /// Has threads do it: one in any case, and as many more as there are for it.
     async fn work(self: &Arc<Self>, metered: Option<Arc<Metered>>) {
-        let mut threads = Vec::new();
-        let semaphore = &self.parts.threads;
-        let first = loop {
-            let permit = semaphore.clone().acquire_owned();
-            match tokio::time::timeout(limits::REPLAY_THREAD_LOOK, permit).await {
-                Ok(Ok(first)) => break first,
-                Ok(Err(_)) => return,
-                // Others have them all.
-                Err(_) if self.progress.is_over() => return,
-                Err(_) => {}
-            }
+        let (part, permits, most) = (self.clone(), &self.parts.threads, self.spec.threads());
+        let work = move || {
+            let (part, metered) = (part.clone(), metered.clone());
+            async move { part.pieces(metered.as_deref()).await }
         };
-        threads.extend(self.thread(first, metered.clone()));
-        for _ in 1..self.spec.threads() {
-            let Ok(permit) = semaphore.clone().try_acquire_owned() else { break };
-            threads.extend(self.thread(permit, metered.clone()));
-        }
-        for thread in threads {
-            // Gone without an answer: its panic was reported.
-            let _ = thread.await;
-        }
-    }
-
-    fn thread(
-        self: &Arc<Self>,
-        permit: OwnedSemaphorePermit,
-        metered: Option<Arc<Metered>>,
-    ) -> Option<oneshot::Receiver<()>> {
-        let (ended, end) = oneshot::channel();
-        let (part, runtime) = (self.clone(), Handle::current());
-        let started = crate::thread::start("slotd-gate", move || {
-            give_way(limits::REPLAY_NICE);
-            let worked =
-                runtime.block_on(panics::contain("a gate", part.pieces(metered.as_deref())));
-            if let Err(panicked) = worked {
-                part.share.lock().result.add_unseen(&panicked.to_string(), "");
-            }
-            drop((permit, metered));
-            let _ = ended.send(());
-        });
-        match started {
-            Ok(_) => Some(end),
-            Err(error) => {
-                let why = format!("no thread for it: {error}");
-                self.share.lock().result.add_unseen(&why, "");
-                None
-            }
+        let (name, what) = ("slotd-gate", "a gate");
+        let threads = Threads::start(name, what, permits, most, &self.progress, work).await;
+        let Some(threads) = threads else { return };
+        for why in threads.end().await {
+            self.share.lock().result.add_unseen(&why, "");
         }
     }
 

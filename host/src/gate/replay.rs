@@ -14,7 +14,7 @@ use crate::{
     log::record::Entry,
     plugin::Isolation,
     replay::{
-        check::{Cast, Left, Progress, check_entered, check_order, is_handled, says_effects},
+        check::{Cast, LOOK, Left, Progress, Reading, check_entered, says_effects},
         stored::Stored,
         versions::Versions,
     },
@@ -24,7 +24,6 @@ use crate::{
         differences, shown,
     },
 };
-use std::sync::atomic::Ordering;
 
 /// What the replays of a part share.
 pub struct Setting<'a> {
@@ -82,27 +81,13 @@ impl<'a> Replayer<'a> {
         stored: Stored<'_>,
         result: &mut StageResult,
     ) -> Result<(), Left> {
-        let until = crate::clock::now() + limits::AUDIT_SESSION_TIME;
         let place = stored.head.seq.saturating_sub(self.setting.messages);
         let mut replay = Replay::new(stored.key.clone(), Base::default())?;
-        let (mut history, mut cast) = (stored.history(), Cast::new(self.setting.versions));
+        let mut reading = Reading::new(stored, self.setting.progress, LOOK);
+        let mut cast = Cast::new(self.setting.versions);
         let middle = if place == 0 { stored.head.seq / 2 } else { 0 };
         let (mut lane, mut has_caused) = (None::<Lane>, false);
-        let (mut last, mut last_ms) = (0, 0);
-        while let Some(entry) = history.next()? {
-            self.setting.progress.messages.fetch_add(1, Ordering::Relaxed);
-            if entry.seq % LOOK == 0 {
-                if self.setting.progress.is_over() {
-                    return Err(Left::Stopped);
-                }
-                if crate::clock::now() >= until {
-                    let most = limits::AUDIT_SESSION_TIME;
-                    let why = format!("the session takes longer than {most:?} to run");
-                    return Err(Left::Because(why.into()));
-                }
-            }
-            check_order(&entry, last, last_ms)?;
-            (last, last_ms) = (entry.seq, entry.time_ms);
+        while let Some(entry) = reading.next()? {
             has_caused |= says_effects(&entry);
             if lane.is_none() && entry.seq > place {
                 let has_taken = replay.deployment().is_some();
@@ -167,10 +152,7 @@ impl<'a> Replayer<'a> {
         cast: &mut Cast<'_>,
         entry: &Entry,
     ) -> Result<Option<Box<Handled>>, Left> {
-        let before = replay.deployment().filter(|_| is_handled(entry));
-        let (on, from) = cast.of(entry, before).await?;
-        let runs = Runs { on: &on, from: from.as_deref() };
-        match replay.step(entry, runs, &mut self.before).await? {
+        match cast.step(replay, entry, &mut self.before).await? {
             Step::Handled(handled) => Ok(Some(handled)),
             Step::Part => Ok(None),
             Step::Entered { import, is_known } => {
@@ -239,9 +221,6 @@ impl<'a> Replayer<'a> {
         Ok(())
     }
 }
-
-/// Messages between two looks at the clock.
-const LOOK: u64 = 64;
 
 /// Runs a message on a version, whichever one has the session.
 pub async fn step(

@@ -236,19 +236,23 @@ impl Node {
         fit(false).or_else(|| fit(true)).is_none_or(|chosen| *chosen == *self.name)
     }
 
-    /// The service with a canary at its first step.
+    /// The service after a deployment of `digest`: in all slots, or with a canary at its first step. `None`: that is what
+    /// runs already.
     ///
     /// # Errors
-    /// `level-unreadable` where not all nodes would know of it; as [`Service::with_canary`].
-    pub(super) fn with_canary(
+    /// `level-unreadable` where not all nodes would know of a canary; as [`Service::deployed`] and [`Service::with_canary`].
+    pub(super) fn deployed(
         &self,
         existing: Option<&Service>,
         service: &ServiceName,
         version: Option<&str>,
         digest: crate::plugin::Digest,
         change: &Change,
-        options: &CanaryOptions,
+        canary: Option<&CanaryOptions>,
     ) -> Result<Option<Service>, Error> {
+        let Some(options) = canary else {
+            return Service::deployed(existing, service, version, digest, change);
+        };
         check_level(self.context.level.get())?;
         let existing = existing.ok_or_else(|| {
             Error::new(

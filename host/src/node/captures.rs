@@ -6,12 +6,9 @@ use crate::{
     captures::{CaptureInfo, Keeper, Parts, Redactions, Store},
     log::record::Entry,
     operation::{Describe, ReadHistory},
-    plugin::give_way,
-    replay::{Progress, Versions, captured},
-    telemetry::panics,
+    replay::{Progress, Versions, aside, captured},
 };
 use futures_util::FutureExt as _;
-use tokio::runtime::Handle;
 
 /// The captures of a node.
 pub(super) struct Captures {
@@ -86,18 +83,14 @@ impl Node {
             let why = "all threads that run histories again are busy";
             return Err(Error::new(Code::LimitReached, why));
         };
-        let (node, runtime) = (self.clone(), Handle::current());
-        let (done, made) = oneshot::channel();
-        let started = crate::thread::start("slotd-replay", move || {
-            give_way(limits::REPLAY_NICE);
-            let work = node.capture_at(&key, seq, &redactions);
-            let made = runtime.block_on(panics::contain("a capture", work));
-            drop(permit);
-            let _ = done.send(made.unwrap_or_else(|why| Err(Error::internal(why.to_string()))));
+        let node = self.clone();
+        let made = aside::start("slotd-replay", "a capture", permit, move || async move {
+            node.capture_at(&key, seq, &redactions).await
         });
-        started.map_err(|why| Error::internal(format!("can't start a thread: {why}")))?;
+        let made = made.map_err(|why| Error::internal(format!("can't start a thread: {why}")))?;
         let gone = |_| Error::internal("the thread of a capture is gone");
-        let mut capture = made.await.map_err(gone)??;
+        let made = made.await.map_err(gone)?;
+        let mut capture = made.map_err(|panicked| Error::internal(panicked.to_string()))??;
         if with_component {
             let digest = capture.component.digest;
             let wasm = self.context.plugins.component(digest).await;

@@ -123,19 +123,14 @@ impl Node {
         loop {
             let existing = self.context.catalogue.get(service);
             let existing = existing.as_deref();
-            let next = match &options.canary {
-                None => Service::deployed(existing, service, version, digest, &change)?,
-                Some(canary) => {
-                    self.with_canary(existing, service, version, digest, &change, canary)?
-                }
-            };
+            let canary = options.canary.as_ref();
+            let next = self.deployed(existing, service, version, digest, &change, canary)?;
             let Some(next) = next else {
                 return self.swap_to(service, None, Vec::new(), turn).await;
             };
             let by_gate = self.by_gate(existing, &next, version, &options)?;
             let target = next.target();
-            let deployed = target.canary().map_or_else(|| target.require(), Ok)?;
-            let sessions = self.outlook(&next, deployed, &plugin, &options).await?;
+            let sessions = self.outlook(&next, target.newest()?, &plugin, &options).await?;
             let new_effects = self.new_effects(existing, &plugin).await;
             let ByGate::Yes(record) = by_gate else {
                 let deployed = self.swap_to(service, Some(next), sessions, turn).await?;

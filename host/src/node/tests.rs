@@ -301,23 +301,24 @@ fn without_migrate(n: u8) -> Bytes {
     component.into()
 }
 
+const AS_CONFIGURED: GateOptions = GateOptions {
+    mode: None,
+    accept: Vec::new(),
+    sessions: None,
+    messages: None,
+    seed: None,
+    time_ms: None,
+    threads: None,
+    dry_run: false,
+    confirm: false,
+};
 const FORCE: DeployOptions = DeployOptions {
     force: true,
     same_state: false,
     by: Author { said: None, identity: None },
     signature: None,
     canary: None,
-    gate: GateOptions {
-        mode: None,
-        accept: Vec::new(),
-        sessions: None,
-        messages: None,
-        seed: None,
-        time_ms: None,
-        threads: None,
-        dry_run: false,
-        confirm: false,
-    },
+    gate: AS_CONFIGURED,
 };
 const SAME_STATE: DeployOptions = DeployOptions {
     force: false,
@@ -325,17 +326,7 @@ const SAME_STATE: DeployOptions = DeployOptions {
     by: Author { said: None, identity: None },
     signature: None,
     canary: None,
-    gate: GateOptions {
-        mode: None,
-        accept: Vec::new(),
-        sessions: None,
-        messages: None,
-        seed: None,
-        time_ms: None,
-        threads: None,
-        dry_run: false,
-        confirm: false,
-    },
+    gate: AS_CONFIGURED,
 };
 
 /// Without it two state formats are silently mixed: an older version gets a newer one's state of a

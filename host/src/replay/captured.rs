@@ -63,10 +63,7 @@ pub async fn captured(
                      answer that was shown"
                 )));
             }
-            // It is not run: any version does.
-            let (on, _) = cast.of(&entry, None).await.map_err(failed)?;
-            let runs = Runs { on: &on, from: None };
-            let step = replay.step(&entry, runs, &mut instances).await.map_err(unable)?;
+            let step = cast.step(&mut replay, &entry, &mut instances).await.map_err(failed)?;
             if let Step::Entered { is_known: false, .. } = step {
                 return Err(refused(format!(
                     "the history does not have the state behind message {}, which an operator has \

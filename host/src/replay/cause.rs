@@ -3,7 +3,7 @@
 //! all of them.
 
 use super::{
-    check::{Cast, Left, Progress, is_handled},
+    check::{Cast, Left, Progress},
     report::Looks,
     stored::Stored,
     versions::Versions,
@@ -12,7 +12,7 @@ use crate::{
     limits,
     log::record::Entry,
     plugin::Isolation,
-    replay_engine::{Base, Instances, Outcome, Replay, Runs, Seen, Step, differences},
+    replay_engine::{Base, Instances, Outcome, Replay, Seen, Step, differences},
 };
 
 /// What a difference looks like, and why.
@@ -101,10 +101,7 @@ async fn step(
     cast: &mut Cast<'_>,
     entry: &Entry,
 ) -> Result<Option<Outcome>, Left> {
-    let before = lane.replay.deployment().filter(|_| is_handled(entry));
-    let (on, from) = cast.of(entry, before).await?;
-    let runs = Runs { on: &on, from: from.as_deref() };
-    match lane.replay.step(entry, runs, lane.instances).await? {
+    match cast.step(&mut lane.replay, entry, lane.instances).await? {
         Step::Handled(handled) => Ok(Some(handled.outcome)),
         Step::Part | Step::Entered { .. } => Ok(None),
     }

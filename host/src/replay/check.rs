@@ -4,7 +4,7 @@ use super::{
     cause::{self, Cause},
     choice::AuditSpec,
     report::{Finding, Looks},
-    stored::Stored,
+    stored::{History, Stored},
     versions::Versions,
 };
 use crate::{
@@ -52,7 +52,7 @@ impl Progress {
 }
 
 /// Messages between two looks at the clock.
-pub(super) const LOOK: u64 = 64;
+pub const LOOK: u64 = 64;
 
 /// What became of a session.
 #[derive(Debug)]
@@ -95,6 +95,54 @@ impl From<Unable> for Left {
     }
 }
 
+/// A session's history, read in its order and within its time. Counts what was run.
+pub struct Reading<'a> {
+    history: History<'a>,
+    progress: &'a Progress,
+    until: Instant,
+    /// So often is the time looked at, in messages.
+    every: u64,
+    /// The last message that is wanted.
+    to: Option<u64>,
+    /// There are others behind it.
+    is_cut: bool,
+    last: u64,
+    last_ms: u64,
+}
+
+impl<'a> Reading<'a> {
+    pub fn new(stored: Stored<'a>, progress: &'a Progress, every: u64) -> Self {
+        let until = crate::clock::now() + limits::AUDIT_SESSION_TIME;
+        let history = stored.history();
+        Self { history, progress, until, every, to: None, is_cut: false, last: 0, last_ms: 0 }
+    }
+
+    /// # Errors
+    /// There is no time for it, or the store is damaged.
+    pub fn next(&mut self) -> Result<Option<Arc<Entry>>, Left> {
+        let next = self.history.next()?;
+        if next.as_ref().is_some_and(|entry| entry.seq.is_multiple_of(self.every)) {
+            if self.progress.is_over() {
+                return Err(Left::Stopped);
+            }
+            if crate::clock::now() >= self.until {
+                let most = limits::AUDIT_SESSION_TIME;
+                let why = format!("the session takes longer than {most:?} to run");
+                return Err(Left::Because(why.into()));
+            }
+        }
+        let Some(entry) = next else { return Ok(None) };
+        if self.to.is_some_and(|to| entry.seq > to) {
+            self.is_cut = true;
+            return Ok(None);
+        }
+        check_order(&entry, self.last, self.last_ms)?;
+        (self.last, self.last_ms) = (entry.seq, entry.time_ms);
+        self.progress.messages.fetch_add(1, Ordering::Relaxed);
+        Ok(Some(entry))
+    }
+}
+
 /// The versions that the entries of one history run on.
 pub struct Cast<'a> {
     versions: &'a Versions,
@@ -107,12 +155,33 @@ impl<'a> Cast<'a> {
         Self { versions, last: None }
     }
 
+    /// Runs an entry on the version that has handled it.
+    ///
+    /// # Errors
+    /// Why it can't be run.
+    pub async fn step(
+        &mut self,
+        replay: &mut Replay,
+        entry: &Entry,
+        instances: &mut Instances,
+    ) -> Result<Step, Left> {
+        let (on, from) = self.of(entry, replay.deployment()).await?;
+        let runs = Runs { on: &on, from: from.as_deref() };
+        Ok(replay.step(entry, runs, instances).await?)
+    }
+
     /// The version that has handled an entry, and the one that its session was on before, if it was another.
     pub async fn of(
         &mut self,
         entry: &Entry,
         before: Option<DeploymentId>,
     ) -> Result<(Arc<Version>, Option<String>), Left> {
+        let is_handled = is_handled(entry);
+        if let Some(last) = self.last.as_ref().filter(|_| !is_handled) {
+            // It is not run: any version does.
+            return Ok((last.clone(), None));
+        }
+        let before = before.filter(|_| is_handled);
         let known = self.last.as_ref().filter(|last| last.id == entry.deployment);
         let on = match known {
             Some(known) => known.clone(),
@@ -159,7 +228,6 @@ struct Found {
     more: u64,
     /// Feature levels before say nothing of effects where an entry has none.
     has_caused: bool,
-    is_whole: bool,
 }
 
 impl Found {
@@ -243,43 +311,23 @@ impl<'a> Checker<'a> {
     }
 
     async fn run(&mut self, stored: Stored<'_>, found: &mut Found) -> Result<(), Left> {
-        let until = crate::clock::now() + limits::AUDIT_SESSION_TIME;
         let mut replay = Replay::new(stored.key.clone(), Base::default())?;
-        let (mut history, mut cast) = (stored.history(), Cast::new(self.versions));
-        let (mut last, mut last_ms) = (0, 0);
-        found.is_whole = true;
-        while let Some(entry) = history.next()? {
-            if entry.seq % LOOK == 0 {
-                self.progress.messages.fetch_add(LOOK, Ordering::Relaxed);
-                if self.progress.is_over() {
-                    return Err(Left::Stopped);
-                }
-                if crate::clock::now() >= until {
-                    let most = limits::AUDIT_SESSION_TIME;
-                    let why = format!("the session takes longer than {most:?} to run");
-                    return Err(Left::Because(why.into()));
-                }
-            }
-            if self.spec.to.is_some_and(|to| entry.seq > to) {
-                found.is_whole = false;
-                break;
-            }
-            check_order(&entry, last, last_ms)?;
-            (last, last_ms) = (entry.seq, entry.time_ms);
+        let mut reading = Reading { to: self.spec.to, ..Reading::new(stored, self.progress, LOOK) };
+        let mut cast = Cast::new(self.versions);
+        while let Some(entry) = reading.next()? {
             // What comes behind so many follows from them. But for an import: what is before it does not count.
             let is_enough = found.count() >= limits::AUDIT_DIFFERENCES_PER_SESSION;
             if !is_enough || entry.is_operators() {
                 self.step(&mut replay, &mut cast, &entry, found).await?;
             }
         }
-        self.progress.messages.fetch_add(last % LOOK, Ordering::Relaxed);
-        if !found.is_whole {
+        if reading.is_cut {
             return Ok(());
         }
-        if last != stored.head.seq {
+        if reading.last != stored.head.seq {
             return Err(Left::Damage(format!(
-                "the session is at message {}, and its history ends with message {last}",
-                stored.head.seq,
+                "the session is at message {}, and its history ends with message {}",
+                stored.head.seq, reading.last,
             )));
         }
         if found.first.is_none() {
@@ -300,16 +348,7 @@ impl<'a> Checker<'a> {
         found: &mut Found,
     ) -> Result<(), Left> {
         found.has_caused |= says_effects(entry);
-        let (on, from) = match is_handled(entry) {
-            true => cast.of(entry, replay.deployment()).await?,
-            // It is not run.
-            false => match &cast.last {
-                Some(last) => (last.clone(), None),
-                None => cast.of(entry, None).await?,
-            },
-        };
-        let runs = Runs { on: &on, from: from.as_deref() };
-        let handled = match replay.step(entry, runs, &mut self.instances).await? {
+        let handled = match cast.step(replay, entry, &mut self.instances).await? {
             Step::Handled(handled) => handled,
             Step::Part => return Ok(()),
             Step::Entered { import, is_known } => {
@@ -340,12 +379,8 @@ pub fn says_effects(entry: &Entry) -> bool {
     !entry.caused.is_empty() || level >= HTTP_FROM
 }
 
-pub fn check_order(entry: &Entry, last: u64, last_ms: u64) -> Result<(), Left> {
-    // A session that was forked off another one begins where it was.
-    if entry.seq != last + 1 && !(last == 0 && entry.begins()) {
-        let why = format!("message {} follows message {last}", entry.seq);
-        return Err(Left::Damage(why));
-    }
+fn check_order(entry: &Entry, last: u64, last_ms: u64) -> Result<(), Left> {
+    check_follows(entry, last).map_err(Left::Damage)?;
     if entry.time_ms < last_ms {
         let why = format!(
             "message {} is of {} ms, and the one before of {last_ms}",
@@ -354,6 +389,18 @@ pub fn check_order(entry: &Entry, last: u64, last_ms: u64) -> Result<(), Left> {
         return Err(Left::Damage(why));
     }
     Ok(())
+}
+
+/// Whether an entry is the one behind message `last`.
+///
+/// # Errors
+/// Which it is.
+pub fn check_follows(entry: &Entry, last: u64) -> Result<(), String> {
+    // A session that was forked off another one begins where it was.
+    match entry.seq == last + 1 || last == 0 && entry.begins() {
+        true => Ok(()),
+        false => Err(format!("message {} follows message {last}", entry.seq)),
+    }
 }
 
 /// What is before an import does not count.

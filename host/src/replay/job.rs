@@ -1,6 +1,7 @@
 //! An audit on one node: its threads, its budget, and how far it is.
 
 use super::{
+    aside::Threads,
     check::{Checked, Checker, Progress},
     choice::{AuditSpec, Sample, Share},
     report::{AuditShare, Finding, Standing},
@@ -13,10 +14,9 @@ use crate::{
     limits,
     log::record::Head,
     names::{ServiceName, SessionId, SessionKey, SlotId},
-    plugin::{PluginHost, give_way},
+    plugin::PluginHost,
     service::Catalogue,
     state::rows::{SlotView, WholeSlots},
-    telemetry::panics,
 };
 use parking_lot::Mutex;
 use std::{
@@ -27,10 +27,7 @@ use std::{
     },
     time::Instant,
 };
-use tokio::{
-    runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
-};
+use tokio::sync::Semaphore;
 
 /// What a job needs of its node.
 pub struct Parts {
@@ -192,48 +189,17 @@ impl Job {
 
     /// Has threads do it: one in any case, and as many more as there are for it.
     async fn work(self: &Arc<Self>) {
-        let mut threads = Vec::new();
-        let semaphore = &self.parts.threads;
-        let first = loop {
-            let permit = semaphore.clone().acquire_owned();
-            match tokio::time::timeout(limits::REPLAY_THREAD_LOOK, permit).await {
-                Ok(Ok(first)) => break first,
-                Ok(Err(_)) => return,
-                // Others have them all.
-                Err(_) if self.progress.is_over() => return,
-                Err(_) => {}
-            }
+        let (job, permits, most) = (self.clone(), &self.parts.threads, self.spec.threads());
+        let work = move || {
+            let job = job.clone();
+            async move { job.pieces().await }
         };
-        threads.extend(self.thread(first));
-        for _ in 1..self.spec.threads() {
-            let Ok(permit) = semaphore.clone().try_acquire_owned() else { break };
-            threads.extend(self.thread(permit));
-        }
-        self.share.lock().threads = u32::try_from(threads.len()).unwrap_or(u32::MAX);
-        for thread in threads {
-            // Gone without an answer: its panic was reported.
-            let _ = thread.await;
-        }
-    }
-
-    fn thread(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Option<oneshot::Receiver<()>> {
-        let (ended, end) = oneshot::channel();
-        let (job, runtime) = (self.clone(), Handle::current());
-        let started = crate::thread::start("slotd-replay", move || {
-            give_way(limits::REPLAY_NICE);
-            let worked = runtime.block_on(panics::contain("an audit", job.pieces()));
-            if let Err(panicked) = worked {
-                job.share.lock().not_compared(&panicked.to_string(), "-");
-            }
-            drop(permit);
-            let _ = ended.send(());
-        });
-        match started {
-            Ok(_) => Some(end),
-            Err(error) => {
-                self.share.lock().not_compared(&format!("no thread for it: {error}"), "-");
-                None
-            }
+        let (name, what) = ("slotd-replay", "an audit");
+        let threads = Threads::start(name, what, permits, most, &self.progress, work).await;
+        let Some(threads) = threads else { return };
+        self.share.lock().threads = u32::try_from(threads.count()).unwrap_or(u32::MAX);
+        for why in threads.end().await {
+            self.share.lock().not_compared(&why, "-");
         }
     }
 

@@ -4,7 +4,8 @@
 //! while one is run. What comes out is compared with what is stored on the way: a state that can't be relied on is not given.
 
 use super::{
-    check::{Cast, Left, Progress, is_handled, says_effects},
+    aside,
+    check::{Cast, Left, Progress, check_follows, is_handled, says_effects},
     versions::Versions,
 };
 use crate::{
@@ -14,20 +15,17 @@ use crate::{
     log::record::Entry,
     message::gone,
     names::SessionKey,
-    plugin::{self, Failure, Isolation, PluginError, give_way},
+    plugin::{self, Failure, Isolation, PluginError},
     replay_engine::{
         Base, Instances, Outcome, Place, Question, Replay, Runs, Seen, Step, Unable, differences,
     },
-    telemetry::panics,
+    telemetry::panics::Panicked,
 };
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::{
-    runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
-};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 type Entries = Vec<Arc<Entry>>;
 
@@ -78,7 +76,7 @@ pub struct Reached {
 /// A history that is being run. Dropped, it ends.
 pub struct Run {
     pages: mpsc::Sender<Entries>,
-    end: oneshot::Receiver<Result<Reached, Error>>,
+    end: oneshot::Receiver<Result<Result<Reached, Error>, Panicked>>,
 }
 
 impl PastRuns {
@@ -96,40 +94,11 @@ impl PastRuns {
         let thread = self.threads.clone().acquire_owned().await;
         let permits = [place, thread.map_err(|_| stopping())?];
         let (pages, given) = mpsc::channel(limits::PAST_PAGES_AHEAD);
-        let (ended, end) = oneshot::channel();
-        let runtime = Handle::current();
-        let started = crate::thread::start("slotd-replay", move || {
-            give_way(limits::REPLAY_NICE);
-            run_here(&runtime, job, given, ended, permits);
-        });
+        let what = "a session as it was";
+        let end = aside::start("slotd-replay", what, permits, move || run(job, given));
         let no_thread = |e| Error::of(Cause::Full, format!("no thread to run a history: {e}"));
-        started.map_err(no_thread)?;
-        Ok(Run { pages, end })
+        Ok(Run { pages, end: end.map_err(no_thread)? })
     }
-}
-
-fn run_here(
-    runtime: &Handle,
-    job: Job,
-    pages: mpsc::Receiver<Entries>,
-    mut ended: oneshot::Sender<Result<Reached, Error>>,
-    permits: [OwnedSemaphorePermit; 2],
-) {
-    let running = async {
-        tokio::select! {
-            biased;
-            // Nobody waits for it any more.
-            () = ended.closed() => None,
-            reached = run(job, pages) => Some(reached),
-        }
-    };
-    let reached = match runtime.block_on(panics::contain("a session as it was", running)) {
-        Ok(None) => return,
-        Ok(Some(reached)) => reached,
-        Err(panicked) => Err(Error::internal(panicked.to_string())),
-    };
-    drop(permits);
-    let _ = ended.send(reached);
 }
 
 impl Run {
@@ -144,8 +113,11 @@ impl Run {
     /// Why it can't be made again.
     pub async fn end(self) -> Result<Reached, Error> {
         drop(self.pages);
-        let ended = self.end.await;
-        ended.unwrap_or_else(|_| Err(gone(crate::message::Purpose::Read)))
+        match self.end.await {
+            Ok(Ok(reached)) => reached,
+            Ok(Err(panicked)) => Err(Error::internal(panicked.to_string())),
+            Err(_) => Err(gone(crate::message::Purpose::Read)),
+        }
     }
 }
 
@@ -205,19 +177,15 @@ async fn run(job: Job, mut pages: mpsc::Receiver<Entries>) -> Result<Reached, Er
 
 impl Running {
     async fn take(&mut self, cast: &mut Cast<'_>, entry: &Entry) -> Result<(), Error> {
-        // A session that was forked off another one begins where it was.
-        if entry.seq != self.last + 1 && !(self.last == 0 && entry.begins()) {
-            let why = format!("message {} follows message {}", entry.seq, self.last);
-            return Err(unavailable(format!("its history has a gap: {why}")));
-        }
+        let gap = |why| unavailable(format!("its history has a gap: {why}"));
+        check_follows(entry, self.last).map_err(gap)?;
         self.last = entry.seq;
         // What follows a difference is as wrong; but what was brought in begins anew.
         if self.differs.is_some() && is_handled(entry) {
             return Ok(());
         }
         self.has_caused |= says_effects(entry);
-        let before = self.replay.deployment().filter(|_| is_handled(entry));
-        let (on, from) = cast.of(entry, before).await.map_err(left)?;
+        let (on, from) = cast.of(entry, self.replay.deployment()).await.map_err(left)?;
         let runs = Runs { on: &on, from: from.as_deref() };
         let step = self.replay.step(entry, runs, &mut self.instances).await.map_err(unable)?;
         match step {

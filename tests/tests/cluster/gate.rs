@@ -43,6 +43,20 @@ async fn gate_is(member: &Arc<Member>, verdict: &str) -> anyhow::Result<Value> {
     .await
 }
 
+/// What is seen while a node is asked for a deploy that somebody has to confirm, and has not answered.
+async fn while_deploying(
+    driver: &Member,
+    seen: impl Future<Output = anyhow::Result<Value>>,
+) -> anyhow::Result<Value> {
+    let (admin, v2) = (driver.admin(), plugins::load("hostile-v2")?);
+    tokio::select! {
+        seen = seen => seen,
+        answer = admin.upload_with(SERVICE, v2, "?confirm=true") => {
+            anyhow::bail!("it was not waited for: {:?}", answer?)
+        }
+    }
+}
+
 fn migrated(gate: &Value) -> anyhow::Result<&Value> {
     let stages = gate["stages"].as_array().context("no stages")?;
     stages.iter().find(|stage| stage["stage"] == "migrate").context("no migrate")
@@ -79,13 +93,7 @@ fn a_deploy_goes_on_when_its_node_is_killed() {
     scenario(async {
         let cluster = with_sessions().await?;
         let (driver, other) = (cluster.member(2)?, cluster.member(3)?);
-        let v2 = plugins::load("hostile-v2")?;
-        let admin = driver.admin();
-        let upload = admin.upload_with(SERVICE, v2, "?confirm=true");
-        let waits = tokio::select! {
-            gate = gate_is(&other, "confirming") => gate?,
-            answer = upload => anyhow::bail!("it was not waited for: {:?}", answer?),
-        };
+        let waits = while_deploying(&driver, gate_is(&other, "confirming")).await?;
         ensure!(waits["driver"] == driver.name.as_str(), "{waits:#}");
         ensure!(migrated(&waits)?["seen"] == SESSIONS, "{waits:#}");
         driver.node.lock().await.kill()?;
@@ -117,14 +125,8 @@ fn a_gate_is_whole_when_a_node_is_killed_in_a_stage() {
     scenario(async {
         let cluster = with_sessions().await?;
         let (driver, other) = (cluster.member(2)?, cluster.member(3)?);
-        let v2 = plugins::load("hostile-v2")?;
-        let admin = driver.admin();
-        let upload = admin.upload_with(SERVICE, v2, "?confirm=true");
         let begun = eventually("a gate", async || Ok(other.admin().gate(SERVICE).await.ok()));
-        tokio::select! {
-            gate = begun => gate?,
-            answer = upload => anyhow::bail!("it was not waited for: {:?}", answer?),
-        };
+        while_deploying(&driver, begun).await?;
         driver.node.lock().await.kill()?;
         let gate = gate_is(&other, "confirming").await?;
         let migrated = migrated(&gate)?;

@@ -70,6 +70,14 @@ impl Target {
         self.canary.as_deref().map(|(deployment, _)| deployment)
     }
 
+    /// What came last: the canary where there is one, else the service's own.
+    ///
+    /// # Errors
+    /// As [`Target::require`].
+    pub fn newest(&self) -> Result<&Deployment, Error> {
+        self.canary().map_or_else(|| self.require(), Ok)
+    }
+
     /// # Errors
     /// `internal`: the service is removed, or a bug.
     pub fn require(&self) -> Result<&Deployment, Error> {

@@ -364,7 +364,7 @@ impl Driver {
         };
         if known.generation > record.generation {
             let target = known.target();
-            let runs = target.canary().or(target.deployment()).map(|runs| runs.digest);
+            let runs = target.newest().ok().map(|runs| runs.digest);
             let is_this =
                 known.generation == record.generation + 1 && runs == Some(record.candidate.digest);
             return Ok(Some(match is_this {
@@ -375,19 +375,15 @@ impl Driver {
         let change = record.change(now_ms());
         let (digest, version) = (record.candidate.digest, record.version.as_deref());
         let service = &record.service;
-        let next = match &record.canary {
-            None => Service::deployed(Some(&known), service, version, digest, &change)?,
-            Some(canary) => {
-                node.with_canary(Some(&known), service, version, digest, &change, canary)?
-            }
-        };
+        let canary = record.canary.as_ref();
+        let next = node.deployed(Some(&known), service, version, digest, &change, canary)?;
         let Some(next) = next else {
             return Ok(Some(Phase::Deployed { generation: known.generation }));
         };
         let generation = next.generation;
         let target = next.target();
         // Its key may have been withdrawn while it was looked at.
-        node.check_signed(service, target.canary().map_or_else(|| target.require(), Ok)?)?;
+        node.check_signed(service, target.newest()?)?;
         match node.switch(next).await {
             Ok(_) => Ok(Some(Phase::Deployed { generation })),
             // Another node was first: perhaps for this very gate.

@@ -165,7 +165,7 @@ impl Node {
             generation: existing.generation,
             current: existing.target().id(),
             from: existing.target().label(),
-            candidate: target.canary().map_or_else(|| target.require(), Ok)?.clone(),
+            candidate: target.newest()?.clone(),
             version: version.map(ToOwned::to_owned),
             same_state: options.same_state,
             dry_run: asked.dry_run,
